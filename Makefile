@@ -1,0 +1,60 @@
+# `make help` says what there is. Every target sets up .venv by itself when that is needed.
+
+SCALE ?= demo
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+python := .venv/bin/python
+experiments := $(python) -m experiments
+# One thread each: test processes that share cores and start more threads than there are cores crawl.
+pytest := OMP_NUM_THREADS=1 $(python) -m pytest
+run_options := --scale $(SCALE) $(if $(JOBS),--jobs $(JOBS)) $(if $(EXECUTOR),--executor $(EXECUTOR)) \
+	$(if $(CLUSTER),--cluster $(CLUSTER))
+
+.PHONY: help setup list figures test test-slow lint format bench constraints clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "<artefact>", $$1); printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  SCALE=demo|small|paper  size of the runs (now: $(SCALE)); demo needs minutes on a CPU and no download"
+	@echo "  JOBS=4                  runs at the same time; EXECUTOR=slurm CLUSTER=<name> sends them to a cluster"
+	@echo "  PYTHON=, TORCH_BUILD=   which interpreter, which build of PyTorch: see scripts/setup"
+
+setup: ## create or update .venv; instantaneous when nothing has changed
+	@sh scripts/setup
+
+list: setup ## the paper's tables and figures, and how far each is
+	@$(experiments) list
+
+reproduce-%: setup ## run what is missing of a table or figure, and draw it: make reproduce-table1
+	@$(experiments) run $* $(run_options)
+	@$(experiments) render $* --scale $(SCALE)
+
+figures: setup ## draw every table and figure from the published records
+	@$(experiments) render all --from reference
+
+test: setup ## the tests, without the slow ones
+	@$(pytest) -n auto --maxprocesses 8 $(ARGS)
+
+test-slow: setup ## the slow tests only
+	@$(pytest) -n auto --maxprocesses 8 -m slow $(ARGS)
+
+lint: setup ## style, types and the direction of imports; changes nothing
+	@$(python) -m ruff check .
+	@$(python) -m ruff format --check .
+	@$(python) -m pyright
+	@$(pytest) -q tests/test_imports.py
+
+format: setup ## apply the style
+	@$(python) -m ruff check --fix --quiet .
+	@$(python) -m ruff format .
+
+bench: setup ## time the optimizer and the networks against their peers
+	@$(python) -m benchmarks
+
+constraints: setup ## resolve constraints.txt anew from pyproject.toml
+	@sh scripts/resolve-constraints
+
+clean: ## remove .venv and caches; results and data stay
+	@rm -rf .venv .venv.lock .pytest_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -not -path './results/*' -not -path './data/*' -prune -exec rm -rf {} +

@@ -1,0 +1,13 @@
+"""The methods IVON is compared with, and IVON itself, behind the same few verbs (`baselines.method`).
+
+METHODS is the one list: name in a specification -> settings. The algorithms live in one file each.
+"""
+
+from baselines.settings import SGD, AdaHessian, AdamW, IVON, Settings
+
+METHODS: dict[str, type[Settings]] = {
+    "sgd": SGD,
+    "adamw": AdamW,
+    "adahessian": AdaHessian,
+    "ivon": IVON,
+}

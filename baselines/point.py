@@ -1,0 +1,52 @@
+"""Methods that learn a point estimate with an ordinary optimizer: SGD, AdamW, AdaHessian."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.method import Loss
+
+
+class PointEstimate:
+    """An optimizer behind the verbs of a method; every predictive draw is the point estimate.
+
+    `backward` fills the gradients from the loss; `generator` is the stream it draws from, if it draws.
+    """
+
+    reduces_gradients = False
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        backward: Callable[[Tensor], None] = Tensor.backward,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self._backward = backward
+        self._generator = generator
+
+    def step(self, loss: Loss) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        value = loss()
+        self._backward(value)
+        self.optimizer.step()
+        return value.detach()
+
+    def end_epoch(self, epoch: int) -> None:
+        pass
+
+    def draw(self, k: int, generator: torch.Generator) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        noise = None if self._generator is None else self._generator.get_state()
+        return {"optimizer": self.optimizer.state_dict(), "noise": noise}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self._generator is not None:
+            self._generator.set_state(state["noise"])

@@ -1,0 +1,1 @@
+"""Commands that measure our code against a named peer and print the ratio."""

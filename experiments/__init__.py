@@ -1,0 +1,1 @@
+"""The experiments of the IVON paper, declared as data and run by one engine."""

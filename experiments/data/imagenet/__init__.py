@@ -1,0 +1,1 @@
+"""ImageNet, which does not fit into memory: listed, decoded by worker processes, streamed to the device."""

@@ -1,0 +1,1 @@
+"""The data sets that fit into memory: from files or a download to arrays."""

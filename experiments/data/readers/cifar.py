@@ -1,0 +1,82 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in their public layout of pickled batches."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data.info import ArraySplits
+from experiments.data.readers.download import Archive, ensure_folder
+from experiments.data.readers.safe_pickle import read_pickled_arrays
+from experiments.errors import RunError
+
+PAGE = "https://www.cs.toronto.edu/~kriz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarLayout:
+    """Where the images and labels of one of the two sets lie; every file holds equally many images."""
+
+    archive: Archive
+    train_files: tuple[str, ...]
+    test_file: str
+    labels_key: str
+    num_classes: int
+    train_size: int = 50_000
+    test_size: int = 10_000
+
+
+CIFAR10 = CifarLayout(
+    archive=Archive(
+        title="CIFAR-10",
+        folder="cifar-10-batches-py",
+        url=f"{PAGE}/cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3d95e74349a",
+    ),
+    train_files=tuple(f"data_batch_{k}" for k in range(1, 6)),
+    test_file="test_batch",
+    labels_key="labels",
+    num_classes=10,
+)
+CIFAR100 = CifarLayout(
+    archive=Archive(
+        title="CIFAR-100",
+        folder="cifar-100-python",
+        url=f"{PAGE}/cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+    ),
+    train_files=("train",),
+    test_file="test",
+    labels_key="fine_labels",
+    num_classes=100,
+)
+
+
+def load(root: Path, layout: CifarLayout) -> ArraySplits:
+    """Both splits in the order of the files, downloaded to `root` if they are not there."""
+    folder = ensure_folder(root, layout.archive)
+    per_file = layout.train_size // len(layout.train_files)
+    parts = [_read_batch(folder / name, layout, per_file) for name in layout.train_files]
+    test_images, test_labels = _read_batch(folder / layout.test_file, layout, layout.test_size)
+    return ArraySplits(
+        train_images=np.concatenate([images for images, _ in parts]),
+        train_labels=np.concatenate([labels for _, labels in parts]),
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+
+
+def _read_batch(file: Path, layout: CifarLayout, count: int) -> tuple[np.ndarray, np.ndarray]:
+    content = read_pickled_arrays(file)
+    pixels, labels = content.get("data"), content.get(layout.labels_key)
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (count, 3 * 32 * 32):
+        found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise RunError(f"{file}: 'data' must be uint8 ({count}, 3072), found {found}")
+    if not isinstance(labels, list) or len(labels) != count or not all(isinstance(k, int) for k in labels):
+        raise RunError(f"{file}: '{layout.labels_key}' must be a list of {count} whole numbers")
+    if min(labels) < 0 or max(labels) >= layout.num_classes:
+        raise RunError(
+            f"{file}: labels must be 0..{layout.num_classes - 1}, found {min(labels)}..{max(labels)}"
+        )
+    images = pixels.reshape(count, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), np.array(labels, dtype=np.int64)

@@ -1,0 +1,34 @@
+"""What a reader wants to see: a table or a figure, the runs it needs, and how it is drawn from their records."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from experiments.engine.claims import Claim
+from experiments.engine.record import Store
+from experiments.engine.spec import AnySpec
+
+Scale = Literal["demo", "small", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """`runs(scale)` declares the evaluations and trainings; `render(scale, records, folder)` draws and names the files."""
+
+    name: str
+    title: str
+    runs: Callable[[Scale], list[AnySpec]]
+    render: Callable[[Scale, Store, Path], list[Path]]
+    scales: tuple[Scale, ...] = SCALES
+    claims: tuple[Claim, ...] = ()
+
+    def specs(self, scale: Scale) -> list[AnySpec]:
+        """All runs, each once, a training before the evaluations that need it."""
+        found: dict[str, AnySpec] = {}
+        for spec in self.runs(scale):
+            if spec.requires is not None:
+                found.setdefault(spec.requires.id, spec.requires)
+            found.setdefault(spec.id, spec)
+        return list(found.values())

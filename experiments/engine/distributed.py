@@ -1,0 +1,53 @@
+"""The processes that share one run: one on a laptop, one per GPU under torchrun."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among the `world` processes of one run."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """The one process that writes checkpoints, logs and the record."""
+        return self.rank == 0
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum over all processes, on every process."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, flag: bool) -> bool:
+        """The leading process's `flag`, on every process: decisions that hang on a clock or a signal."""
+        if self.world == 1:
+            return flag
+        decision = torch.tensor([int(flag)], device=self.device)
+        dist.broadcast(decision, src=0)
+        return bool(decision.item())
+
+
+def single(device: torch.device) -> Group:
+    return Group(rank=0, world=1, device=device)
+
+
+def join() -> Group:
+    """The group that torchrun set up in the environment: NCCL on GPUs, gloo on CPUs."""
+    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        device = torch.device("cpu")
+        dist.init_process_group("gloo")
+    return Group(rank=rank, world=world, device=device)

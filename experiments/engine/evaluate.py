@@ -1,0 +1,82 @@
+"""The one evaluation loop: metrics of a trained classifier, at its point estimate or averaged over predictive draws."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.data import open_split
+from experiments.data.batches import DeviceImages
+from experiments.data.imagenet.stream import StreamedImages
+from experiments.engine import checkpoint
+from experiments.engine.distributed import Group
+from experiments.engine.network import Network, build
+from experiments.engine.spec import EvalSpec
+from experiments.engine.watch import Stopped, Watch
+from experiments.errors import RunError
+from experiments.metrics.classification import classification_metrics, reliability
+
+POINT_BATCH = 512
+ImageBatches = DeviceImages | StreamedImages
+
+
+@torch.no_grad()
+def point_error(network: Network, data: ImageBatches, group: Group) -> dict[str, float]:
+    """Error (percent) and NLL (nats) of the point estimate, for the curves; each process takes its share."""
+    network.model.eval()
+    totals = torch.zeros(3, dtype=torch.float64, device=group.device)
+    for images, labels in data.batches(POINT_BATCH, rank=group.rank, world=group.world):
+        logits = network.logits(images)
+        wrong = (logits.argmax(dim=1) != labels).sum()
+        nll = F.cross_entropy(logits.double(), labels, reduction="sum")
+        totals += torch.stack((wrong.double(), nll, torch.full_like(nll, len(labels))))
+    wrong, nll, count = group.total(totals).tolist()
+    return {"error": 100 * wrong / count, "nll": nll / count}
+
+
+@torch.no_grad()
+def predict(spec: EvalSpec, network: Network, data: ImageBatches, watch: Watch) -> tuple[Tensor, Tensor]:
+    """Predictive probabilities (N, C), the mean softmax over the draws, and labels (N,), both on the CPU."""
+    network.model.eval()
+    device = next(network.model.parameters()).device
+    noise = torch.Generator(device).manual_seed(spec.seed)
+    draws = range(1, spec.draws + 1) if spec.draws else range(1)
+    seen, probabilities, labels = 0, [], []
+    for images, targets in data.batches(spec.batch_size):
+        mean = torch.zeros((), device=device)
+        for k in draws:
+            with network.method.draw(k, noise):
+                mean = mean + network.logits(images).softmax(dim=1)
+            if watch.stop():
+                raise Stopped
+        probabilities.append((mean / len(draws)).cpu())
+        labels.append(targets.cpu())
+        seen += len(targets)
+        watch.progress({"fraction": seen / len(data)})
+    return torch.cat(probabilities), torch.cat(labels)
+
+
+def evaluate(spec: EvalSpec, trained: Path, group: Group, watch: Watch) -> dict[str, Any]:
+    """Evaluate the network whose last checkpoint lies in `trained`; returns what the record says."""
+    begin = time.monotonic()
+    data = open_split(
+        spec.train.dataset, spec.train.evaluated_split, device=group.device, holdout=spec.train.holdout
+    )
+    saved = checkpoint.load(trained, spec.train.id, warn=watch.warn)
+    if saved is None or saved["epoch"] < spec.train.epochs:
+        raise RunError(
+            f"the trained network in {trained} is gone although its record exists; "
+            f"remove {trained}.json to train it again"
+        )
+    network = build(spec.train, group, train_size=spec.train.train_size)
+    network.load_state_dict(saved["network"])
+    probabilities, labels = predict(spec, network, data, watch)
+    return {
+        "metrics": classification_metrics(probabilities, labels),
+        "reliability": reliability(probabilities, labels),
+        "images": len(labels),
+        "seconds": time.monotonic() - begin,
+    }

@@ -1,0 +1,215 @@
+"""The local launcher: worker processes on this machine share an artefact's unfinished runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from experiments.engine.progress import Display
+from experiments.engine.record import Store
+from experiments.engine.spec import AnySpec
+
+ATTEMPTS = 3  # of a run whose worker died under it, out of memory perhaps
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run; none of it changes a result."""
+
+    jobs: int
+    device: str  # "cpu" or "cuda"
+    processes: int = 1  # of one training: data parallelism over this many GPUs
+    checkpoint_seconds: float = 600.0
+
+
+@dataclass
+class Worker:
+    """A worker process and what it is doing."""
+
+    process: subprocess.Popen[str]
+    spec: AnySpec | None = None
+
+    def give(self, spec: AnySpec) -> None:
+        self.spec = spec
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(spec.model_dump(mode="json")) + "\n")
+        self.process.stdin.flush()
+
+
+@dataclass
+class Launcher:
+    """Gives every spec that is not over to a worker, trainings before their evaluations."""
+
+    store: Store
+    options: Options
+    display: Display
+    failed: dict[str, str] = field(default_factory=dict)  # spec id -> why, in one line
+    _pending: dict[str, AnySpec] = field(default_factory=dict)
+    _retry_at: dict[str, float] = field(default_factory=dict)  # runs another process has
+    _deaths: dict[str, int] = field(default_factory=dict)
+    _workers: list[Worker] = field(default_factory=list)
+    _heard: SimpleQueue[tuple[Worker, str]] = field(default_factory=SimpleQueue)
+    _stopping: bool = False
+
+    def run(self, specs: list[AnySpec]) -> bool:
+        """Run all of them; False if a signal stopped it before the end. What failed is in `failed`."""
+        self._pending = {spec.id: spec for spec in specs}
+        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while self._pending or self._busy():
+                self._assign()
+                if self._stopping and not self._busy():
+                    return False
+                if not self._busy() and not self._ready_soon():
+                    break  # what is left waits for runs that failed
+                try:
+                    self._hear(*self._heard.get(timeout=POLL_SECONDS))
+                except Empty:
+                    pass
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            for worker in self._workers:
+                assert worker.process.stdin is not None
+                worker.process.stdin.close()  # the sign to leave
+            for worker in self._workers:
+                worker.process.wait()
+        return True
+
+    def _stop(self, *_: Any) -> None:
+        self._stopping = True
+        for worker in self._workers:
+            worker.process.terminate()  # a request: the worker writes a checkpoint and says so
+
+    def _busy(self) -> bool:
+        return any(worker.spec for worker in self._workers)
+
+    def _ready_soon(self) -> bool:
+        return any(self._requirement_met(spec) is not False for spec in self._pending.values())
+
+    def _requirement_met(self, spec: AnySpec) -> bool | None:
+        """True: can start; None: what it needs is still to come; False: what it needs has failed."""
+        needed = spec.requires
+        if needed is None or self.store.done(needed):
+            return True
+        return False if needed.id in self.failed or self.store.is_over(needed) else None
+
+    def _next(self) -> AnySpec | None:
+        now = time.monotonic()
+        for spec in list(self._pending.values()):
+            if self._retry_at.get(spec.id, 0) > now:
+                continue
+            if self.store.is_over(spec):  # another process finished it meanwhile
+                self._finish(spec)
+            elif self._requirement_met(spec) is True:
+                return spec
+        return None
+
+    def _finish(self, spec: AnySpec) -> None:
+        self._pending.pop(spec.id, None)
+        record = self.store.load(spec)
+        if record and record["failure"]:
+            self.failed[spec.id] = record["failure"]["reason"]
+        self.display.end(spec, self.failed.get(spec.id, ""))
+
+    def _assign(self) -> None:
+        while not self._stopping:
+            idle = next((worker for worker in self._workers if not worker.spec), None)
+            if idle is None and len(self._workers) >= self.options.jobs:
+                return
+            spec = self._next()
+            if spec is None:
+                return
+            worker = idle or self._start()
+            self._pending.pop(spec.id)
+            worker.give(spec)
+            self.display.begin(spec)
+
+    def _start(self) -> Worker:
+        device = self.options.device
+        if device == "cuda":
+            device = f"cuda:{len(self._workers) % max(1, _gpu_count())}"
+        log = (self.store.root / "worker.log").open("ab")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.engine.worker", "--root", str(self.store.root), "--device", device]
+            + ["--processes", str(self.options.processes)]
+            + ["--checkpoint-seconds", str(self.options.checkpoint_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+        log.close()
+        worker = Worker(process)
+        threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
+        self._workers.append(worker)
+        return worker
+
+    def _listen(self, worker: Worker) -> None:
+        assert worker.process.stdout is not None
+        for line in worker.process.stdout:
+            self._heard.put((worker, line))
+        self._heard.put((worker, ""))
+
+    def _hear(self, worker: Worker, line: str) -> None:
+        if not line:
+            self._workers.remove(worker)
+            self._bury(worker)
+            return
+        message = json.loads(line)
+        spec = worker.spec
+        if "warn" in message:
+            self.display.warn(message["warn"])
+        elif "news" in message and spec:
+            self.display.news(spec, message["news"])
+        elif "end" in message and spec:
+            worker.spec = None
+            if message["end"] == "busy":
+                self._pending[spec.id] = spec
+                self._retry_at[spec.id] = time.monotonic() + POLL_SECONDS
+                self.display.elsewhere(spec)
+            elif message["end"] == "stopped":
+                self.display.stopped(spec)
+            else:
+                if message["end"] == "failed":
+                    self.failed[spec.id] = message["why"]
+                self.display.end(spec, message["why"])
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker died without a word. Try its run again a few times, elsewhere."""
+        status = worker.process.wait()
+        if worker.spec is None or self._stopping:
+            return
+        spec = worker.spec
+        self._deaths[spec.id] = self._deaths.get(spec.id, 0) + 1
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        if self._deaths[spec.id] < ATTEMPTS:
+            self.display.warn(f"{spec.label}: its process died ({how}); trying again")
+            self._pending[spec.id] = spec
+        else:
+            self.failed[spec.id] = f"its process died {ATTEMPTS} times ({how}); see {self.store.root / 'worker.log'}"
+            self.display.end(spec, self.failed[spec.id])
+
+
+def _gpu_count() -> int:
+    """GPUs of this machine, counted without importing PyTorch."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def default_device() -> str:
+    return "cuda" if _gpu_count() else "cpu"
+
+
+def default_jobs(device: str, processes: int) -> int:
+    """One run per GPU, or one per CPU core, since a run on a CPU has one thread."""
+    slots = _gpu_count() if device == "cuda" else os.cpu_count() or 1
+    return max(1, slots // processes)

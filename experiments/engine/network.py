@@ -1,0 +1,59 @@
+"""From a specification to the network and the method that trains it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from baselines.method import Method
+from experiments.data import DATASETS
+from experiments.engine.distributed import Group
+from experiments.engine.spec import TrainSpec
+from experiments.errors import UserError
+from experiments.models import MODELS
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, the method that owns its training, and its logits in the precision of the run."""
+
+    model: nn.Module
+    method: Method
+    logits: Callable[[Tensor], Tensor]  # images (B, C, H, W) -> float32 logits (B, classes)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "method": self.method.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.method.load_state_dict(state["method"])
+
+
+def build(spec: TrainSpec, group: Group, *, train_size: int) -> Network:
+    """The freshly initialised network of `spec`; the same weights on every process and device."""
+    data = DATASETS[spec.dataset]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)  # torch's initialisers know only the global stream
+        model = MODELS[spec.model].build(
+            data.num_classes, in_channels=data.channels, width=spec.width, side=data.side
+        )
+    model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = spec.method.build(model, train_size=train_size, seed=spec.seed)
+
+    forward: Callable[[Tensor], Tensor] = model
+    if group.device.type == "cuda" and not spec.method.double_backward:
+        forward = torch.compile(model)  # fuses the elementwise passes; AOT autograd cannot differentiate twice
+    if group.world > 1 and not method.reduces_gradients:
+        if spec.method.double_backward:
+            raise UserError(f"method {spec.method.name!r} runs on one device only")
+        forward = DistributedDataParallel(model)
+    reduced = spec.precision == "bf16"
+
+    def logits(images: Tensor) -> Tensor:
+        with torch.autocast(group.device.type, dtype=torch.bfloat16, enabled=reduced):
+            return forward(images).float()
+
+    return Network(model, method, logits)

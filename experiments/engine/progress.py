@@ -1,0 +1,169 @@
+"""What a person sees while runs go on: bars in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from experiments.engine.spec import AnySpec, TrainSpec
+
+PLAIN_SECONDS = 10.0  # between two plain lines about the same run
+
+
+class Display(Protocol):
+    """Called by a launcher as things happen."""
+
+    def begin(self, spec: AnySpec) -> None: ...
+    def news(self, spec: AnySpec, news: dict[str, Any]) -> None: ...
+    def end(self, spec: AnySpec, why_failed: str) -> None: ...
+    def stopped(self, spec: AnySpec) -> None: ...
+    def elsewhere(self, spec: AnySpec) -> None: ...
+    def warn(self, line: str) -> None: ...
+    def close(self) -> None: ...
+
+
+def display(specs: list[AnySpec]) -> Display:
+    """The display that suits standard error."""
+    return Bars(specs) if sys.stderr.isatty() else Lines(specs)
+
+
+def _cost(spec: AnySpec) -> float:
+    """Relative work of a run, for the time left: passes over images, a training step counted as three."""
+    if isinstance(spec, TrainSpec):
+        return 3.0 * spec.epochs * spec.train_size
+    return 0.2 * max(1, spec.draws) * spec.train.train_size
+
+
+def _describe(news: dict[str, Any]) -> str:
+    if "loss" not in news:
+        return f"{100 * news['fraction']:.0f} %"
+    return (
+        f"epoch {news['epoch'] + 1}/{news['epochs']}, loss {news['loss']:.3f}, accuracy {news['accuracy']:.1f} %"
+    )
+
+
+class Work:
+    """Done, total and time left over all runs."""
+
+    def __init__(self, specs: list[AnySpec]) -> None:
+        self.total = sum(map(_cost, specs))
+        self.count = len(specs)
+        self.over: set[str] = set()
+        self._fractions: dict[str, float] = {}
+        self._costs = {spec.id: _cost(spec) for spec in specs}
+        self._start = time.monotonic()
+
+    def update(self, spec: AnySpec, fraction: float) -> None:
+        self._fractions[spec.id] = fraction
+
+    def end(self, spec: AnySpec) -> None:
+        self.over.add(spec.id)
+        self._fractions[spec.id] = 1.0
+
+    def done(self) -> float:
+        return sum(self._costs[i] * fraction for i, fraction in self._fractions.items() if i in self._costs)
+
+    def left(self) -> str:
+        done, seconds = self.done(), time.monotonic() - self._start
+        if done <= 0 or seconds < 2:
+            return "?"
+        minutes, rest = divmod(round(seconds * (self.total - done) / done), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+class Lines:
+    """Plain lines: a run's beginning and end, and now and then how far it is."""
+
+    def __init__(self, specs: list[AnySpec]) -> None:
+        self._work = Work(specs)
+        self._spoken: dict[str, float] = {}
+        self._elsewhere: set[str] = set()
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def begin(self, spec: AnySpec) -> None:
+        self._spoken[spec.id] = time.monotonic()
+
+    def news(self, spec: AnySpec, news: dict[str, Any]) -> None:
+        self._work.update(spec, news["fraction"])
+        if time.monotonic() - self._spoken[spec.id] >= PLAIN_SECONDS:
+            self._spoken[spec.id] = time.monotonic()
+            self._say(f"  {spec.label}: {_describe(news)}; all runs: {self._work.left()} left")
+
+    def end(self, spec: AnySpec, why_failed: str) -> None:
+        self._work.end(spec)
+        state = f"FAILED: {why_failed}" if why_failed else "done"
+        self._say(
+            f"[{len(self._work.over)}/{self._work.count}] {spec.label}: {state}; {self._work.left()} left"
+        )
+
+    def stopped(self, spec: AnySpec) -> None:
+        self._say(f"{spec.label}: stopped at a checkpoint")
+
+    def elsewhere(self, spec: AnySpec) -> None:
+        if spec.id not in self._elsewhere:
+            self._elsewhere.add(spec.id)
+            self._say(f"{spec.label}: another process is running it; waiting for its record")
+
+    def warn(self, line: str) -> None:
+        self._say(line)
+
+    def close(self) -> None:
+        pass
+
+
+class Bars:
+    """A bar over all runs and one for each run under way."""
+
+    def __init__(self, specs: list[AnySpec]) -> None:
+        self._work = Work(specs)
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._all = self._progress.add_task(f"{len(specs)} runs", total=self._work.total, state="")
+        self._progress.start()
+
+    def _refresh(self) -> None:
+        state = f"{len(self._work.over)}/{self._work.count} done"
+        self._progress.update(self._all, completed=self._work.done(), state=state)
+
+    def begin(self, spec: AnySpec) -> None:
+        self._tasks[spec.id] = self._progress.add_task(f"  {spec.label}", total=1.0, state="")
+
+    def news(self, spec: AnySpec, news: dict[str, Any]) -> None:
+        self._work.update(spec, news["fraction"])
+        self._progress.update(self._tasks[spec.id], completed=news["fraction"], state=_describe(news))
+        self._refresh()
+
+    def end(self, spec: AnySpec, why_failed: str) -> None:
+        self._work.end(spec)
+        self._remove(spec)
+        if why_failed:
+            self._progress.console.print(f"{spec.label}: FAILED: {why_failed}", markup=False)
+        self._refresh()
+
+    def stopped(self, spec: AnySpec) -> None:
+        self._remove(spec)
+
+    def elsewhere(self, spec: AnySpec) -> None:
+        self._remove(spec)
+
+    def _remove(self, spec: AnySpec) -> None:
+        if spec.id in self._tasks:
+            self._progress.remove_task(self._tasks.pop(spec.id))
+
+    def warn(self, line: str) -> None:
+        self._progress.console.print(line, markup=False)
+
+    def close(self) -> None:
+        self._progress.stop()

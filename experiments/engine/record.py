@@ -1,0 +1,83 @@
+"""One record per run: a JSON file that is written once, when the run is over, and never changed.
+
+A run is done when its record exists; it is resumable when its folder holds a checkpoint; otherwise it is new. A run
+whose loss stops being finite would fail again, so it has a record too, with `failure` in place of metrics.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.engine import files
+from experiments.engine.spec import Spec
+from experiments.errors import RunError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Store:
+    """The records and run folders below one root (`results/runs` or `results/reference`)."""
+
+    root: Path
+
+    def path(self, spec: Spec) -> Path:
+        return self.root / spec.experiment / f"{spec.id}.json"
+
+    def folder(self, spec: Spec) -> Path:
+        """Where the run keeps its checkpoints and its log."""
+        return self.root / spec.experiment / spec.id
+
+    def is_over(self, spec: Spec) -> bool:
+        return self.path(spec).exists()
+
+    def load(self, spec: Spec) -> dict[str, Any] | None:
+        """The record of `spec`, failed or not; None if there is none."""
+        try:
+            text = self.path(spec).read_text()
+        except FileNotFoundError:
+            return None
+        return _parse(text, self.path(spec))
+
+    def done(self, spec: Spec) -> dict[str, Any] | None:
+        """The record of `spec` if the run came to its end with metrics."""
+        record = self.load(spec)
+        return record if record and not record["failure"] else None
+
+    def add(self, spec: Spec, record: dict[str, Any]) -> None:
+        """Link the record into place; the first one stays if two processes finish the same run."""
+        path = self.path(spec)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.create(path, encode({"format": FORMAT, "id": spec.id, "spec": spec.model_dump(mode="json"), **record}))
+
+    def copy_to(self, other: "Store", specs: list[Spec]) -> int:
+        """Copy the finished records of `specs`; returns how many there were."""
+        copied = 0
+        for spec in specs:
+            if self.done(spec):
+                other.path(spec).parent.mkdir(parents=True, exist_ok=True)
+                files.replace(other.path(spec), self.path(spec).read_bytes())
+                copied += 1
+        return copied
+
+    def all(self) -> Iterator[dict[str, Any]]:
+        for path in sorted(self.root.glob("*/*.json")):
+            yield _parse(path.read_text(), path)
+
+
+def encode(data: dict[str, Any]) -> bytes:
+    """JSON as committed: sorted keys, one field a line at the top, numbers that read back exactly."""
+    lines = (f"  {json.dumps(key)}: {json.dumps(data[key], sort_keys=True)}" for key in sorted(data))
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RunError(f"record {path} is not JSON ({error}); remove it to repeat the run") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise RunError(f"record {path} is not of format {FORMAT}; remove it to repeat the run")
+    return record

@@ -1,0 +1,21 @@
+"""What the surroundings of a run want from it while it goes on; none of it changes its result."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+class Stopped(Exception):
+    """Somebody asked for a stop; what was reached is in a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """`stop` is asked between steps, `progress` gets news about once a second, `warn` gets lines for the user."""
+
+    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[dict[str, Any]], None] = lambda news: None
+    warn: Callable[[str], None] = print
+    checkpoint_seconds: float = 600.0
+    progress_seconds: float = 1.0
+    group_check_steps: int = 20  # under several processes: steps between two looks at clock and signals

@@ -1,0 +1,123 @@
+"""A process that runs one specification after another for the local launcher.
+
+It reads specifications from its standard input and writes what happens to its standard output, a JSON line each.
+Started by torchrun, with a specification on the command line, it is one of several processes that share that run.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from experiments.engine.distributed import Group, join, single
+from experiments.engine.execute import CPU_THREADS, Outcome, execute
+from experiments.engine.record import Store
+from experiments.engine.spec import AnySpec, TrainSpec, parse_spec
+from experiments.engine.watch import Watch
+
+Say = Callable[[dict[str, Any]], None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="experiments.engine.worker")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--checkpoint-seconds", type=float, required=True)
+    parser.add_argument("--spec")
+    args = parser.parse_args()
+
+    torch.set_num_threads(CPU_THREADS)
+    say = _own_stdout()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which asks for a stop
+    store = Store(args.root)
+    watch = Watch(
+        stop=stop.is_set,
+        progress=lambda news: say({"news": news}),
+        warn=lambda line: say({"warn": line}),
+        checkpoint_seconds=args.checkpoint_seconds,
+    )
+    if args.spec:
+        _member(parse_spec(json.loads(args.spec)), store, watch, say)
+        return
+    for line in _lines_until_orphaned():
+        spec = parse_spec(json.loads(line))
+        if args.processes > 1 and isinstance(spec, TrainSpec):
+            outcome = _torchrun(spec, args, say, stop)
+        else:
+            outcome = execute(spec, store, _alone(args.device), watch)
+        say({"end": outcome.end, "why": outcome.why})
+
+
+def _alone(device: str) -> Group:
+    return single(torch.device(device))
+
+
+def _member(spec: AnySpec, store: Store, watch: Watch, say: Say) -> None:
+    group = join()
+    outcome = execute(spec, store, group, watch)
+    if group.leads:
+        say({"end": outcome.end, "why": outcome.why})
+    torch.distributed.destroy_process_group()
+
+
+def _torchrun(spec: AnySpec, args: argparse.Namespace, say: Say, stop: threading.Event) -> Outcome:
+    """Share one training among several processes; the first one's news pass through here."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={args.processes}", "-m", "experiments.engine.worker"]
+    command += ["--root", str(args.root), "--device", args.device]
+    command += ["--checkpoint-seconds", str(args.checkpoint_seconds), "--spec", json.dumps(spec.model_dump(mode="json"))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    threading.Thread(target=lambda: (stop.wait(), process.terminate()), daemon=True).start()
+    assert process.stdout is not None
+    outcome = None
+    for line in process.stdout:
+        message = json.loads(line)
+        if "end" in message:
+            outcome = Outcome(message["end"], message["why"])
+        else:
+            say(message)
+    status = process.wait()
+    return outcome or Outcome("failed", f"torchrun ended with status {status}; its output is in worker.log")
+
+
+def _own_stdout() -> Say:
+    """Keep standard output for the protocol; whatever libraries print goes to standard error."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    guard = threading.Lock()
+
+    def say(message: dict[str, Any]) -> None:
+        with guard:
+            out.write(json.dumps(message) + "\n")
+
+    return say
+
+
+def _lines_until_orphaned() -> Iterator[str]:
+    """Lines of standard input. When it closes, the launcher is gone: die at once, as a kill would, and free the run."""
+    lines: SimpleQueue[str] = SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield lines.get()
+
+
+if __name__ == "__main__":
+    main()

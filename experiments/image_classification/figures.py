@@ -1,0 +1,71 @@
+"""Figures 1b and 1c of the paper and the overfitting curves of the blog post: other looks at Table 1's runs."""
+
+from pathlib import Path
+
+from experiments.engine.artefact import Artefact, Scale
+from experiments.engine.record import Store
+from experiments.engine.spec import EvalSpec, TrainSpec
+from experiments.image_classification.frames import caption, history_frame, published, reliability_frame
+from experiments.image_classification.grid import SEEDS, TABLE1_PAIRS, evaluations, training
+from plots import overfitting, reliability, validation_error
+
+# At `paper` Figures 1b and 1c show ImageNet; AdamW overfits most on TinyImageNet.
+FIGURE1_PAIR = {scale: pairs[0] for scale, pairs in TABLE1_PAIRS.items()}
+OVERFITTING_PAIR = {**FIGURE1_PAIR, "paper": ("tinyimagenet", "resnet18")}
+
+
+def _trainings(pair: tuple[str, str], methods: tuple[str, ...], scale: Scale) -> list[TrainSpec]:
+    return [training(*pair, method, seed, scale) for method in methods for seed in SEEDS[scale]]
+
+
+def _fig1b(scale: Scale) -> list[TrainSpec]:
+    return _trainings(FIGURE1_PAIR[scale], ("adamw", "ivon"), scale)
+
+
+def _fig1c(scale: Scale) -> list[EvalSpec]:
+    """AdamW's point estimate and IVON's posterior: the last look at each training."""
+    return [evaluations(train)[-1] for train in _trainings(FIGURE1_PAIR[scale], ("adamw", "ivon"), scale)]
+
+
+def _overfitting(scale: Scale) -> list[TrainSpec]:
+    return _trainings(OVERFITTING_PAIR[scale], ("adamw", "sgd", "ivon"), scale)
+
+
+def _draw_fig1b(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _fig1b(scale)
+    words = caption("Figure 1b: validation error over training.", scale, specs, store)
+    return validation_error.draw(history_frame(specs, store), published("fig1b"), folder / "fig1b", words)
+
+
+def _draw_fig1c(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _fig1c(scale)
+    words = caption("Figure 1c: reliability diagram.", scale, specs, store)
+    return reliability.draw(reliability_frame(specs, store), published("fig1c"), folder / "fig1c", words)
+
+
+def _draw_overfitting(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _overfitting(scale)
+    words = caption("Overfitting: loss on training and test images over training.", scale, specs, store)
+    return overfitting.draw(history_frame(specs, store), folder / "overfitting", words)
+
+
+FIGURES = (
+    Artefact(
+        name="fig1b",
+        title="Figure 1b: validation error of AdamW and IVON over training.",
+        runs=lambda scale: list(_fig1b(scale)),
+        render=_draw_fig1b,
+    ),
+    Artefact(
+        name="fig1c",
+        title="Figure 1c: reliability of AdamW and IVON.",
+        runs=lambda scale: list(_fig1c(scale)),
+        render=_draw_fig1c,
+    ),
+    Artefact(
+        name="overfitting",
+        title="Overfitting of AdamW, SGD and IVON (blog post).",
+        runs=lambda scale: list(_overfitting(scale)),
+        render=_draw_overfitting,
+    ),
+)

@@ -1,0 +1,93 @@
+"""From records to the data frames that tables and figures are drawn from."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.data import DATASETS
+from experiments.engine.artefact import Scale
+from experiments.engine.record import Store
+from experiments.engine.spec import EvalSpec, TrainSpec
+from experiments.image_classification.grid import EPOCHS, SEEDS
+from experiments.image_classification.methods import LABELS
+from experiments.models import MODELS
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper"
+
+
+def method_label(spec: EvalSpec) -> str:
+    """The row of a table: `IVON@mean` is IVON's point estimate."""
+    label = LABELS[spec.train.method.name]
+    return label + "@mean" if label == "IVON" and not spec.draws else label
+
+
+def _pair(spec: TrainSpec) -> dict[str, str]:
+    model = MODELS[spec.model].title + (f" (width {spec.width})" if spec.width else "")
+    return {"dataset": DATASETS[spec.dataset].title, "model": model}
+
+
+def metrics_frame(specs: list[EvalSpec], store: Store) -> pd.DataFrame:
+    """dataset, model, method, seed, metric, value: a row a number. Runs without a record have no rows."""
+    rows = [
+        {**_pair(spec.train), "method": method_label(spec), "seed": spec.train.seed, "metric": name, "value": value}
+        for spec in specs
+        if (record := store.done(spec))
+        for name, value in record["result"]["metrics"].items()
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "model", "method", "seed", "metric", "value"])
+
+
+def history_frame(specs: list[TrainSpec], store: Store) -> pd.DataFrame:
+    """dataset, model, method, seed, epoch, step, train_nll, train_error, nll, error: a row a point of the curves."""
+    rows = [
+        {**_pair(spec), "method": LABELS[spec.method.name], "seed": spec.seed, **point}
+        for spec in specs
+        if (record := store.done(spec))
+        for point in record["result"]["history"]
+    ]
+    numbers = ["epoch", "step", "train_nll", "train_error", "nll", "error"]
+    return pd.DataFrame(rows, columns=["dataset", "model", "method", "seed", *numbers])
+
+
+def reliability_frame(specs: list[EvalSpec], store: Store) -> pd.DataFrame:
+    """dataset, model, method, seed, bin, confidence, accuracy, count, ece: a row a bin."""
+    rows = [
+        {
+            **_pair(spec.train),
+            "method": method_label(spec),
+            "seed": spec.train.seed,
+            "bin": index,
+            "confidence": bins["confidence"][index],
+            "accuracy": bins["accuracy"][index],
+            "count": bins["count"][index],
+            "ece": record["result"]["metrics"]["ece"],
+        }
+        for spec in specs
+        if (record := store.done(spec))
+        for bins in [record["result"]["reliability"]]
+        for index in range(len(bins["count"]))
+    ]
+    columns = ["dataset", "model", "method", "seed", "bin", "confidence", "accuracy", "count", "ece"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def published(name: str) -> pd.DataFrame:
+    """The paper's numbers for artefact `name`: dataset, model, method, metric, value, std, unit, n_seeds, source."""
+    return pd.read_csv(PUBLISHED / f"{name}.csv")
+
+
+def caption(what: str, scale: Scale, specs: list[EvalSpec] | list[TrainSpec], store: Store) -> str:
+    """What is shown, at which scale it was measured, on what, and how many of the runs are there."""
+    records = [record for spec in specs if (record := store.done(spec))]
+    if scale == "paper":
+        protocol = "the paper's protocol"
+    else:
+        protocol = f"scale {scale}: {EPOCHS[scale]} epochs in place of the paper's 200, {len(SEEDS[scale])} seeds"
+    if scale == "demo":
+        protocol += ", learning rates tuned on held-out training images"
+    devices = sorted({record["machine"]["device"] for record in records}) or ["nothing yet"]
+    missing = len(specs) - len(records)
+    parts = [what, f"Ours: {protocol}; measured on {', '.join(devices)}."]
+    if missing:
+        parts.append(f"{missing} of {len(specs)} runs are missing.")
+    return " ".join(parts)

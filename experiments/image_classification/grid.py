@@ -1,0 +1,102 @@
+"""The trainings and evaluations of the image-classification tables, at three scales.
+
+`paper` is the base. `small` is CIFAR's ResNet-20 for a tenth of the epochs or less; `demo` is scikit-learn's handwritten digits
+with narrow networks. Both keep the paper's hyperparameters except for what follows from fewer steps and examples:
+`ess` is the number of examples, hess_init gives the posterior the paper's initial width (ess * hess_init is kept), beta2
+keeps the weight that the initial Hessian has at the end of the paper's runs (exp(-2)), and at `demo` the learning rates
+are those that `tuning` found on held-out training images.
+"""
+
+from itertools import product
+
+from baselines.settings import IVON, Settings
+from experiments.engine.artefact import Scale
+from experiments.engine.spec import EvalSpec, TrainSpec
+from experiments.image_classification.methods import TEST_DRAWS, paper_method
+
+SEEDS: dict[Scale, range] = {"demo": range(5), "small": range(3), "paper": range(5)}
+EPOCHS: dict[Scale, int] = {"demo": 30, "small": 10, "paper": 200}
+PAPER_STEPS = 200_000  # of a CIFAR run: 200 epochs of 1000 steps
+PAPER_SIZE = 50_000  # training images of CIFAR
+DEMO_WIDTHS = {"resnet20": 8, "preresnet110": 8, "resnet18": 16, "densenet121": 4}
+DEMO_LR = {"sgd": 0.1, "adamw": 0.002, "adahessian": 0.05, "ivon": 0.2}  # chosen by `tuning`
+
+TABLE1_METHODS = ("adamw", "sgd", "ivon")
+GRID_METHODS = ("adamw", "adahessian", "sgd", "ivon")
+GRID_MODELS = ("resnet20", "densenet121", "preresnet110", "resnet18")
+
+TABLE1_PAIRS: dict[Scale, list[tuple[str, str]]] = {
+    "demo": [("digits", "resnet20")],
+    "small": [("cifar10", "resnet20")],
+    "paper": [
+        ("imagenet", "resnet50"),
+        ("tinyimagenet", "resnet18"),
+        ("tinyimagenet", "preresnet110"),
+        ("cifar100", "resnet18"),
+        ("cifar100", "preresnet110"),
+    ],
+}
+
+
+def grid_pairs(dataset: str, scale: Scale) -> list[tuple[str, str]]:
+    """The data set and networks of Table 8, 9 or 10."""
+    if scale == "demo":
+        return [("digits", model) for model in GRID_MODELS]
+    return [(dataset, model) for model in (GRID_MODELS if scale == "paper" else ("resnet20",))]
+
+
+def training(dataset: str, model: str, method: str, seed: int, scale: Scale) -> TrainSpec:
+    """One training of the grid at `scale`."""
+    settings = paper_method(method, dataset)
+    if dataset == "imagenet":
+        return TrainSpec(
+            dataset=dataset,
+            model=model,
+            method=settings,
+            seed=seed,
+            batch_size=1024,
+            cosine_epochs=195,  # what is left after the warm-up
+            precision="bf16",
+        )
+    spec = TrainSpec(dataset=dataset, model=model, method=settings, seed=seed)
+    return spec if scale == "paper" else shrink(spec, scale)
+
+
+def shrink(spec: TrainSpec, scale: Scale) -> TrainSpec:
+    """`spec` with the fields that make it `small` or `demo` replaced."""
+    method: Settings = spec.method
+    changes: dict[str, object] = {}
+    if scale == "demo":
+        changes["width"] = DEMO_WIDTHS[spec.model]
+        method = method.model_copy(update={"lr": DEMO_LR[method.name]})  # type: ignore[attr-defined]
+        if isinstance(method, IVON):
+            hess_init = round(method.hess_init * PAPER_SIZE / spec.train_size, 10)
+            method = method.model_copy(update={"hess_init": hess_init})
+    epochs = EPOCHS[scale]
+    if isinstance(method, IVON):
+        beta2 = round(1 - (1 - method.beta2) * PAPER_STEPS / (epochs * spec.steps_per_epoch), 10)
+        method = method.model_copy(update={"beta2": beta2})
+    changes |= {
+        "method": method,
+        "epochs": epochs,
+        "warmup_epochs": max(1, round(spec.warmup_epochs * epochs / spec.epochs)),
+        "curve_every": 1,
+    }
+    return TrainSpec.model_validate({**dict(spec), **changes})
+
+
+def evaluations(train: TrainSpec) -> list[EvalSpec]:
+    """The looks that the tables take at one trained network: its point estimate, and IVON's posterior."""
+    looks = [EvalSpec(train=train)]
+    if isinstance(train.method, IVON):
+        looks.append(EvalSpec(train=train, draws=TEST_DRAWS))
+    return looks
+
+
+def cells(pairs: list[tuple[str, str]], methods: tuple[str, ...], scale: Scale) -> list[EvalSpec]:
+    """All evaluations of a table, in the order of its rows."""
+    return [
+        look
+        for (dataset, model), method, seed in product(pairs, methods, SEEDS[scale])
+        for look in evaluations(training(dataset, model, method, seed, scale))
+    ]

@@ -1,0 +1,56 @@
+"""Table 1 and its full grid, Tables 8, 9 and 10: accuracy and uncertainty of IVON beside AdamW, AdaHessian and SGD."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from experiments.engine.artefact import Artefact, Scale
+from experiments.engine.claims import Claim
+from experiments.engine.record import Store
+from experiments.engine.spec import EvalSpec
+from experiments.image_classification.frames import caption, metrics_frame, published
+from experiments.image_classification.grid import (
+    GRID_METHODS,
+    TABLE1_METHODS,
+    TABLE1_PAIRS,
+    cells,
+    grid_pairs,
+)
+from experiments.metrics import METRICS
+from plots import table_figure, tables
+
+COLUMNS = ("top1_acc", "top5_acc", "nll", "ece", "brier")
+BETTER = tuple(
+    Claim(method="IVON", peer=peer, metric=metric) for peer in ("AdamW", "SGD") for metric in ("top1_acc", "nll", "ece")
+)
+
+
+def _table1(scale: Scale) -> list[EvalSpec]:
+    return cells(TABLE1_PAIRS[scale], TABLE1_METHODS, scale)
+
+
+def _grid(dataset: str, scale: Scale) -> list[EvalSpec]:
+    return cells(grid_pairs(dataset, scale), GRID_METHODS, scale)
+
+
+def _table(name: str, title: str, runs: Callable[[Scale], list[EvalSpec]]) -> Artefact:
+    def render(scale: Scale, store: Store, folder: Path) -> list[Path]:
+        specs = runs(scale)
+        ours, paper = metrics_frame(specs, store), published(name)
+        metrics = {key: METRICS[key] for key in COLUMNS}
+        words = caption(title, scale, specs, store)
+        table = tables.make_table(ours, paper, metrics)
+        return [
+            *tables.write_table(folder / name, table, words),
+            *table_figure.draw(ours, paper, metrics, folder / f"{name}_figure", words),
+        ]
+
+    return Artefact(name=name, title=title, runs=lambda scale: list(runs(scale)), render=render, claims=BETTER)
+
+
+TABLES = (
+    _table("table1", "Table 1: IVON against AdamW and SGD.", _table1),
+    _table("table8", "Table 8: optimizers on CIFAR-10.", partial(_grid, "cifar10")),
+    _table("table9", "Table 9: optimizers on CIFAR-100.", partial(_grid, "cifar100")),
+    _table("table10", "Table 10: optimizers on TinyImageNet.", partial(_grid, "tinyimagenet")),
+)

@@ -1,0 +1,63 @@
+"""Filter response normalisation on a CPU, in blocks of examples that stay in the cache.
+
+Memory traffic is the cost: a ResNet-20 layer of 50 examples is 3.3 MB, read or written by every operation. Blocks of
+half a megabyte let the second and later operations find their operands in the core's own cache. Masks are avoided: a
+comparison and a `where` take as long as ten multiplications here, `threshold_backward` takes one.
+"""
+
+import torch
+from torch import Tensor
+
+BLOCK = 98304  # elements of a block per thread; 65k to 131k measured alike, 16k twice as slow
+
+
+def accepts(x: Tensor, gamma: Tensor) -> bool:
+    """Whether the functions below apply: a batch of images on the CPU in one floating type."""
+    return x.device.type == "cpu" and x.dim() == 4 and x.dtype == gamma.dtype and x.dtype.itemsize >= 4
+
+
+def normalise(x: Tensor, gamma: Tensor, beta: Tensor, tau: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """y (batch, channels, height, width) in the memory format of x, and the inverse root mean squares of (h, w)."""
+    gamma, beta, tau = (p[:, None, None] for p in (gamma, beta, tau))
+    y = torch.empty_like(x)
+    inverse_rms = x.new_empty(*x.shape[:2], 1, 1)
+    size = _examples_per_block(x)
+    for x_block, y_block, r in _blocks(size, x, y, inverse_rms):
+        torch.mul(x_block, x_block, out=y_block)
+        torch.mean(y_block, dim=(2, 3), keepdim=True, out=r)
+        r.add_(eps).rsqrt_()
+        torch.addcmul(beta, x_block, r * gamma, out=y_block)
+        torch.maximum(y_block, tau, out=y_block)
+    return y, inverse_rms
+
+
+def pull_back(
+    dy: Tensor, x: Tensor, gamma: Tensor, beta: Tensor, tau: Tensor, inverse_rms: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, and of gamma, beta and tau before their sum over the batch: (batch, channels) each."""
+    offset = (beta - tau)[:, None, None]
+    scale = inverse_rms * gamma[:, None, None]
+    curvature = scale * inverse_rms.square() / -(x.shape[2] * x.shape[3])
+    dx = torch.empty_like(x)
+    sums = dz_x, dbeta, dtau = tuple(torch.empty_like(inverse_rms) for _ in range(3))
+    size = _examples_per_block(x)
+    scratch = torch.empty_like(x[:size])
+    for dy_block, x_block, dx_block, s, c, *out in _blocks(size, dy, x, dx, scale, curvature, *sums):
+        work = scratch[: len(x_block)]
+        torch.addcmul(offset, x_block, s, out=work)  # z - tau
+        torch.ops.aten.threshold_backward.grad_input(dy_block, work, 0.0, grad_input=dx_block)  # now dz
+        torch.mul(dx_block, x_block, out=work)
+        for summand, total in zip((work, dx_block, dy_block), out, strict=True):
+            torch.sum(summand, dim=(2, 3), keepdim=True, out=total)
+        dx_block.mul_(s).addcmul_(x_block, c * out[0])
+    dtau.sub_(dbeta)
+    return dx, *(t.flatten(1) for t in (dz_x.mul_(inverse_rms), dbeta, dtau))
+
+
+def _examples_per_block(x: Tensor) -> int:
+    per_example = max(1, x.numel() // max(1, len(x)))
+    return max(1, BLOCK * torch.get_num_threads() // per_example)
+
+
+def _blocks(size: int, *tensors: Tensor):
+    return zip(*(t.split(size) for t in tensors), strict=True)

@@ -1,0 +1,50 @@
+"""Pre-activation ResNet-110 (He et al., 2016b) with filter response normalisation: 3.9M weights."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from experiments.models.frn import FilterResponseNorm
+
+BLOCKS_PER_STAGE = 18  # depth 6n + 2
+
+
+class PreActivationBlock(nn.Module):
+    """Norm before each convolution; where the shape changes the shortcut is a bare 1x1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = FilterResponseNorm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+        self.norm2 = FilterResponseNorm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.conv2(self.norm2(self.conv1(self.norm1(x))))
+        return branch + self.shortcut(x)
+
+
+class PreResNet110(nn.Module):
+    """Three stages of `width`, 2 `width` and 4 `width` channels; any image side, the pool is adaptive."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 24) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), FilterResponseNorm(width))
+        blocks: OrderedDict[str, nn.Module] = OrderedDict()
+        inputs = width
+        for stage in range(3):
+            outputs = width * 2**stage
+            for index in range(BLOCKS_PER_STAGE):
+                stride = 2 if inputs != outputs else 1
+                blocks[f"{stage}_{index}"] = PreActivationBlock(inputs, outputs, stride)
+                inputs = outputs
+        self.blocks = nn.Sequential(blocks)
+        self.norm = FilterResponseNorm(inputs)
+        self.classifier = nn.Linear(inputs, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norm(self.blocks(self.stem(images)))
+        return self.classifier(features.mean(dim=(-2, -1)))

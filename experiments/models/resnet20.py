@@ -1,0 +1,50 @@
+"""ResNet-20 (He et al., 2016, for CIFAR) with filter response normalisation: 272k weights, the paper's main network."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from experiments.models.frn import FilterResponseNorm
+
+BLOCKS_PER_STAGE = 3  # depth 6n + 2
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; nothing follows the sum, FRN's threshold is the only nonlinearity."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+        self.norm1 = FilterResponseNorm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.norm2 = FilterResponseNorm(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride), FilterResponseNorm(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.norm2(self.conv2(self.norm1(self.conv1(x))))
+        return branch + self.shortcut(x)
+
+
+class ResNet20(nn.Module):
+    """Three stages of `width`, 2 `width` and 4 `width` channels; any image side, the pool is adaptive."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), FilterResponseNorm(width))
+        blocks: OrderedDict[str, nn.Module] = OrderedDict()
+        inputs = width
+        for stage in range(3):
+            outputs = width * 2**stage
+            for index in range(BLOCKS_PER_STAGE):
+                blocks[f"{stage}_{index}"] = Block(inputs, outputs, stride=2 if inputs != outputs else 1)
+                inputs = outputs
+        self.blocks = nn.Sequential(blocks)
+        self.classifier = nn.Linear(inputs, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.blocks(self.stem(images))
+        return self.classifier(features.mean(dim=(-2, -1)))

@@ -1,0 +1,277 @@
+"""The IVON optimizer: a Gaussian posterior over the weights, learned at the price of Adam."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ivon import _distributed, _loss_scale, _sampling, _update
+from ivon import _foreach as foreach
+from ivon._accumulate import Draws
+from ivon._settings import check_group, check_optimizer, check_weight
+from ivon._state import Group, State, alike, kind, new_state, state_dtype, trainable
+
+
+class IVON(Optimizer):
+    """Improved Variational Online Newton (Shen et al., 2024, Algorithm 1).
+
+    The parameters hold the mean m of a Gaussian posterior with standard deviations
+    1 / sqrt(ess (h + weight_decay)). Gradients are taken at random draws from it:
+
+        for _ in range(mc_samples):
+            with optimizer.sampled_params(train=True):
+                optimizer.zero_grad()
+                loss = criterion(model(inputs), targets)
+                loss.backward()
+        optimizer.step()
+
+    and predictions are averaged over draws: `with optimizer.sampled_params(): logits = model(inputs)`.
+
+    The gradient of a draw is read late, at the next training draw or in `step()`, so gradient clipping and
+    `GradScaler.unscale_` work in between; a gradient left from before is dropped when a training draw begins.
+    Any number of draws may precede a step; they are averaged, and `mc_samples` tells only how many
+    `step(closure)` makes by itself. Parameters without a gradient in all draws of a step are left alone.
+
+    Arguments (all but the last five may differ between parameter groups):
+        lr: learning rate alpha; about that of SGD when `rescale_lr` is on.
+        ess: effective sample size lambda; the number of training examples.
+        hess_init: h0, where the Hessian estimate starts.
+        beta1, beta2: decay of the gradient momentum and of the Hessian estimate.
+        weight_decay: delta; the prior precision is ess * weight_decay.
+        clip_radius: xi, the largest entry of a step before the learning rate.
+        mc_samples: draws per step of `step(closure)`.
+        hess_approx: "price", the reparameterisation estimator of Eq. 3, or "gradsq", ess times
+            the squared gradient of each draw.
+        sync: in a process group, let every rank draw its own noise and average the estimates in `step()`,
+            weighted by the weights of the draws; for models without DistributedDataParallel. If False, all
+            ranks draw alike, which is right where gradients are already averaged over ranks.
+        debias: divide the momentum by 1 - beta1^t.
+        rescale_lr: multiply the learning rate by hess_init + weight_decay.
+    """
+
+    # GradScaler then calls step() also after an overflow, and the draws of the skipped step can be forgotten.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        ess: float,
+        hess_init: float = 1.0,
+        beta1: float = 0.9,
+        beta2: float = 0.99999,
+        weight_decay: float = 1e-4,
+        mc_samples: int = 1,
+        hess_approx: str = "price",
+        clip_radius: float = math.inf,
+        sync: bool = False,
+        debias: bool = True,
+        rescale_lr: bool = True,
+    ) -> None:
+        check_optimizer(mc_samples, hess_approx)
+        defaults = {
+            "lr": lr,
+            "ess": ess,
+            "hess_init": hess_init,
+            "beta1": beta1,
+            "beta2": beta2,
+            "weight_decay": weight_decay,
+            "clip_radius": clip_radius,
+        }
+        check_group(defaults)
+        super().__init__(params, defaults)
+        self.mc_samples = mc_samples
+        self.hess_approx = hess_approx
+        self.sync = sync
+        self.debias = debias
+        self.rescale_lr = rescale_lr
+        self._active = False  # inside sampled_params
+        self._draws = Draws()
+        self.seed(int(torch.randint(2**63 - 1, ())))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with settings of their own; what is not given is the constructor's."""
+        check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def seed(self, seed: int) -> None:
+        """Start the noise anew from `seed`. Without a call the seed comes from PyTorch's global generator."""
+        self._stream = _sampling.NoiseStream(seed)
+        self._seed_is_shared = False
+
+    @contextmanager
+    def sampled_params(
+        self, train: bool = False, *, generator: torch.Generator | None = None, weight: float = 1.0
+    ) -> Iterator[None]:
+        """In the context the trainable parameters are a draw from the posterior, then its mean again.
+
+        With `train` the gradient computed at the draw counts for the next step, in proportion to `weight`
+        (the size of a micro-batch whose loss is a mean). A draw left by an exception does not count.
+        The noise is taken from `generator` if there is one, otherwise from the optimizer's own streams,
+        of which training and testing have one each.
+        """
+        self._forbid_within("sampled_params()")
+        check_weight(weight)
+        if train:
+            self._read_pending()
+            for group in self.param_groups:
+                for param in trainable(group):
+                    param.grad = None
+        blocks = self._draw(self._source(train, generator))
+        means = [[param.detach().clone() for param in block.params] for block in blocks]
+        self._active = True
+        try:
+            with torch.no_grad():
+                for block in blocks:
+                    block.displace()
+            yield
+        finally:
+            with torch.no_grad():
+                for block, mean in zip(blocks, means, strict=True):
+                    foreach.copy_(block.params, mean)
+            self._active = False
+        if train:
+            self._draws.leave(blocks, float(weight))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the posterior from all training draws since the last step.
+
+        With a `closure` (which zeroes the gradients, computes the loss, calls backward and returns the loss)
+        `mc_samples` draws are made here; the mean of their losses is returned.
+        """
+        self._forbid_within("step()")
+        loss = None if closure is None else self._run(closure)
+        self._draws.add_pending(self.hess_approx)
+        if self._draws.count == 0:
+            raise RuntimeError(
+                "step() needs a gradient at a posterior draw: "
+                "compute it within `sampled_params(train=True)`, or pass a closure"
+            )
+        if self._unscale():
+            for group in self.param_groups:
+                self._step_group(group)
+        self.discard_draws()
+        return loss
+
+    def discard_draws(self) -> None:
+        """Forget all training draws since the last step: for a step that is to be skipped."""
+        self._draws.forget(self.state.values())
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients; what a finished draw has left in them is read first and counts."""
+        if not self._active:
+            self._read_pending()
+        super().zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State for a checkpoint, also between the draws of a step; reads the gradients of the last draw."""
+        self._forbid_within("state_dict()")
+        self._read_pending()
+        sampling = {**asdict(self._stream), "draws": self._draws.count, "weight": self._draws.weight}
+        return {**super().state_dict(), "sampling": sampling}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue exactly where `state_dict()` was taken."""
+        self._forbid_within("load_state_dict()")
+        self.discard_draws()
+        super().load_state_dict(state_dict)
+        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for i, param in zip(saved_ids, params, strict=True):
+            # torch.optim casts the state to the parameter's dtype and so rounds that of 16-bit parameters.
+            for name, value in state_dict["state"].get(i, {}).items():
+                if isinstance(value, Tensor):
+                    self.state[param][name] = value.to(param.device, state_dtype(param), copy=True)
+        sampling = dict(state_dict["sampling"])
+        self._draws = Draws(count=sampling.pop("draws"), weight=sampling.pop("weight"))
+        self._stream = _sampling.NoiseStream(**sampling)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._forbid_within("copying the optimizer")
+        self._read_pending()
+        names = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr")
+        private = ("_active", "_draws", "_stream", "_seed_is_shared")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in (*names, *private)}}
+
+    def _forbid_within(self, call: str) -> None:
+        if self._active:
+            raise RuntimeError(f"{call} within sampled_params(): leave that context first")
+
+    def _state_of(self, param: Tensor, group: Group) -> State:
+        state = self.state[param]
+        if "hess" not in state:
+            state.update(new_state(param, group["hess_init"]))
+        return state
+
+    def _read_pending(self) -> None:
+        self._draws.read_pending(self.hess_approx)
+
+    def _source(self, train: bool, generator: torch.Generator | None) -> _sampling.Source:
+        if generator is not None:
+            return lambda device: generator
+        if not train:
+            return self._stream.next_test()
+        if not self._seed_is_shared:
+            self._stream.seed = _distributed.seed_of_rank_zero(self._stream.seed)
+            self._seed_is_shared = True
+        return self._stream.next_train(_distributed.rank() if self.sync else 0)
+
+    @torch.no_grad()
+    def _draw(self, source: _sampling.Source) -> list[_sampling.Block]:
+        blocks: list[_sampling.Block] = []
+        for group in self.param_groups:
+            for params in alike(trainable(group)):
+                states = [self._state_of(param, group) for param in params]
+                noise = _sampling.posterior_noise(
+                    [state["hess"] for state in states],
+                    ess=group["ess"],
+                    weight_decay=group["weight_decay"],
+                    generator=source(params[0].device),
+                )
+                blocks.append(_sampling.Block(params, states, noise))
+        return blocks
+
+    def _run(self, closure: Callable[[], Any]) -> Any:
+        losses: list[Any] = []
+        for _ in range(self.mc_samples):
+            with torch.enable_grad(), self.sampled_params(train=True):
+                losses.append(closure())
+        return None if losses[0] is None else sum(losses) / len(losses)
+
+    def _unscale(self) -> bool:
+        """Undo GradScaler's loss scale, if there is one; False when the step has to be skipped."""
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is None:
+            return True
+        states = [self._state_of(param, group) for group in self.param_groups for param in trainable(group)]
+        overflow = _loss_scale.overflowed(states, self._draws.count, found_inf)
+        if self.sync:
+            overflow = _distributed.on_any_rank(overflow, found_inf.device)
+        if not overflow:
+            grad_scale = getattr(self, "grad_scale", None)
+            _loss_scale.unscale(states, self._draws.count, self.hess_approx, grad_scale)
+        return not overflow
+
+    def _step_group(self, group: Group) -> None:
+        weight = self._draws.weight
+        if self.sync:
+            for params in alike(trainable(group)):
+                states = [self._state_of(param, group) for param in params]
+                weight = _distributed.sum_over_ranks(states, self._draws.weight)
+        moved = [param for param in trainable(group) if "grad_sum" in self.state[param]]
+        for params in alike(moved, key=lambda param: (kind(param), self.state[param]["step"])):
+            _update.update(
+                params,
+                [self.state[param] for param in params],
+                group,
+                weight,
+                hess_approx=self.hess_approx,
+                debias=self.debias,
+                rescale_lr=self.rescale_lr,
+            )

@@ -1,0 +1,32 @@
+"""Real data where there is some: IVON_DATA names the folder, and without it these tests are skipped."""
+
+import os
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """The data root, if it holds the folder asked for."""
+
+    def find(folder: str) -> Path:
+        root = Path(os.environ.get("IVON_DATA", ""))
+        if "IVON_DATA" not in os.environ or not (root / folder).is_dir():
+            pytest.skip(f"IVON_DATA names no folder with {folder}")
+        return root
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Image.Image]:
+    """The two photographs of 640x427 pixels that come with scikit-learn."""
+    spec = find_spec("sklearn")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    folder = Path(spec.submodule_search_locations[0]) / "datasets" / "images"
+    return [Image.open(folder / name).convert("RGB") for name in ("china.jpg", "flower.jpg")]

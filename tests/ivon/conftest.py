@@ -1,0 +1,28 @@
+"""Fixtures shared by the tests of the optimizer."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from ivon import _sampling
+
+GivenNoise = Callable[[Iterable[list[Tensor]]], None]
+
+
+@pytest.fixture
+def given_noise(monkeypatch: pytest.MonkeyPatch) -> GivenNoise:
+    """A function that makes the optimizer use given standard normal noise: for each call a list of tensors,
+    laid out in memory like the parameters.
+    """
+
+    def give(eps: Iterable[list[Tensor]]) -> None:
+        remaining: Iterator[list[Tensor]] = iter(eps)
+
+        def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
+            return torch.cat([_sampling.in_memory_order(e) for e in next(remaining)]).to(like.dtype)
+
+        monkeypatch.setattr(_sampling, "standard_normal", standard_normal)
+
+    return give

@@ -1,0 +1,79 @@
+"""Which room may import which, and what must do without PyTorch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "ivon": set(),
+    "baselines": {"ivon"},
+    "experiments": {"ivon", "baselines", "plots"},
+    "slurm": {"ivon", "baselines", "experiments"},
+    "plots": set(),
+}
+WITHOUT_TORCH = [
+    "baselines",
+    "experiments",
+    "experiments.artefacts",
+    "experiments.data",
+    "experiments.metrics",
+    "experiments.models",
+    "plots",
+]
+
+
+def imported(source: str) -> set[str]:
+    """Top-level packages that a source imports anywhere, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def imports_of(room: str) -> dict[str, set[str]]:
+    return {
+        str(path.relative_to(ROOT)): imported(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / room).rglob("*.py"))
+    }
+
+
+def test_an_import_is_seen_wherever_it_stands() -> None:
+    inside = "    from slurm.launcher import run\n    import plots as p"
+    source = f"import os.path\nfrom . import near\ndef f():\n{inside}"
+    assert imported(source) == {"os", "slurm", "plots"}
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_rooms_import_one_way(room: str) -> None:
+    others = set(MAY_IMPORT) - MAY_IMPORT[room] - {room}
+    offending = {file: names & others for file, names in imports_of(room).items() if names & others}
+    assert not offending
+
+
+def test_the_library_needs_nothing_but_torch() -> None:
+    files = imports_of("ivon")
+    assert files
+    allowed = sys.stdlib_module_names | {"torch", "ivon"}
+    assert not {file: names - allowed for file, names in files.items() if names - allowed}
+
+
+def test_plots_never_import_torch() -> None:
+    files = imports_of("plots")
+    assert files
+    assert not [file for file, names in files.items() if "torch" in names]
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_imports_without_torch(module: str) -> None:
+    """The command line answers at once, and redraws figures on a machine that has no PyTorch."""
+    # None in sys.modules makes `import torch` fail as if it were not installed.
+    code = f"import sys; sys.modules['torch'] = None; import {module}"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
