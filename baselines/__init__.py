@@ -3,7 +3,7 @@
 METHODS is the one list: name in a specification -> settings. The algorithms live in one file each.
 """
 
-from baselines.settings import SGD, AdaHessian, AdamW, IVON, Settings
+from baselines.settings import IVON, SGD, AdaHessian, AdamW, Settings
 
 METHODS: dict[str, type[Settings]] = {
     "sgd": SGD,

@@ -17,9 +17,11 @@ from torch import Tensor
 
 
 class AdaHessian(torch.optim.Optimizer):
-    """z Rademacher, D = z * (H z);  v <- b2 v + (1 - b2) D^2;  theta <- (1 - lr wd) theta - lr mhat / (sqrt(vhat) + eps).
+    """z Rademacher, D = z * (H z);  v <- b2 v + (1 - b2) D^2;
+    theta <- (1 - lr wd) theta - lr mhat / (sqrt(vhat) + eps).
 
-    `generator` draws z; it must live on the parameters' device. `backward` takes the place of `loss.backward()`.
+    `generator` draws z; it must live on the parameters' device. `backward` takes the place of
+    `loss.backward()`.
     """
 
     def __init__(
@@ -45,7 +47,9 @@ class AdaHessian(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
         used = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
-        signs = [torch.empty_like(p).bernoulli_(0.5, generator=self.generator).mul_(2).sub_(1) for p, _ in used]
+        signs = [
+            torch.empty_like(p).bernoulli_(0.5, generator=self.generator).mul_(2).sub_(1) for p, _ in used
+        ]
         # A gradient that is constant in the weights has no graph: its Hessian is zero.
         curved = [i for i, (_, g) in enumerate(used) if g.requires_grad]
         products: tuple[Tensor | None, ...] = (None,) * len(used)
@@ -67,7 +71,9 @@ class AdaHessian(torch.optim.Optimizer):
             beta1, beta2 = group["betas"]
             for p in (p for p in group["params"] if p.grad is not None):
                 if p not in self._curvature:
-                    raise RuntimeError("AdaHessian.step() needs optimizer.backward(loss) in place of loss.backward()")
+                    raise RuntimeError(
+                        "AdaHessian.step() needs optimizer.backward(loss) in place of loss.backward()"
+                    )
                 diagonal = self._curvature.pop(p)
                 state = self.state[p]
                 if not state:

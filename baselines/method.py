@@ -1,7 +1,7 @@
 """What every training method looks like to the one training loop and the one evaluation loop.
 
-A method is built by its settings (`baselines.settings`) for one network. It differs from others only in how it
-takes a step, what it does at the end of an epoch, and how it yields predictive draws.
+A method is built by its settings (`baselines.settings`) for one network. It differs from others only in how
+it takes a step, what it does at the end of an epoch, and how it yields predictive draws.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-Loss = Callable[[], Tensor]  # one forward pass at the current weights: the mean loss of the mini-batch, in nats
+# One forward pass at the current weights: the mean loss of the mini-batch, in nats.
+Loss = Callable[[], Tensor]
 
 
 class Method(Protocol):
     """The verbs of a method; `baselines/point.py` is the shortest example."""
 
     optimizer: torch.optim.Optimizer  # its param_groups carry the learning rate that the schedule moves
-    reduces_gradients: bool  # averages gradients over a process group by itself (then no DDP around the network)
+    # Averages gradients over a process group by itself; then there is no DDP around the network.
+    reduces_gradients: bool
 
     def step(self, loss: Loss) -> Tensor:
         """One update of the network; returns the (detached, scalar) mini-batch loss it was computed from."""

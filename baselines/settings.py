@@ -23,7 +23,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    double_backward: ClassVar[bool] = False  # differentiates the backward pass: not compiled, not data-parallel
+    # Differentiates the backward pass: cannot be compiled or data-parallel.
+    double_backward: ClassVar[bool] = False
 
 
 class SGD(Settings):
@@ -103,7 +104,9 @@ class AdaHessian(Settings):
 
 
 class IVON(Settings):
-    """Variational learning with `ivon.IVON`; `ess=None` is the number of training examples (the paper's N)."""
+    """Variational learning with `ivon.IVON`; `ess=None` is the number of training examples (the paper's
+    N).
+    """
 
     name: Literal["ivon"] = "ivon"
     lr: Positive

@@ -1,4 +1,6 @@
-"""`python -m experiments`: the command line. Failures are one line; exit code 2 for the request, 1 for what came later."""
+"""`python -m experiments`: the command line. Failures are one line; exit code 2 for the request, 1 for what
+came later.
+"""
 
 import sys
 

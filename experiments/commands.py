@@ -35,11 +35,15 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python -m experiments", description="Run, watch and redraw the paper's tables and figures.")
+    parser = Parser(
+        prog="python -m experiments", description="Run, watch and redraw the paper's tables and figures."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, action: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help)
+    def command(
+        name: str, action: Callable[[argparse.Namespace], int], summary: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(command=action)
         sub.add_argument(
             "--runs",
@@ -49,19 +53,29 @@ def _parser() -> Parser:
         )
         return sub
 
-    def with_artefact(sub: argparse.ArgumentParser, *, default_scale: Scale = "demo") -> argparse.ArgumentParser:
+    def with_artefact(
+        sub: argparse.ArgumentParser, *, default_scale: Scale = "demo"
+    ) -> argparse.ArgumentParser:
         sub.add_argument("artefact")
-        sub.add_argument("--scale", default=default_scale, help=f"one of {', '.join(SCALES)} (default: %(default)s)")
+        sub.add_argument(
+            "--scale", default=default_scale, help=f"one of {', '.join(SCALES)} (default: %(default)s)"
+        )
         return sub
 
     command("list", _list, "every artefact, with its state at each scale")
     with_artefact(command("plan", _plan, "what a run would do: runs, data sets; starts nothing"))
     run = with_artefact(command("run", _run, "run what is missing, then render"))
-    run.add_argument("--jobs", type=int, help="runs at once on this machine (default: one per GPU, else per core)")
-    run.add_argument("--processes", type=int, default=1, help="GPUs (or CPU processes) that share one training")
+    run.add_argument(
+        "--jobs", type=int, help="runs at once on this machine (default: one per GPU, else per core)"
+    )
+    run.add_argument(
+        "--processes", type=int, default=1, help="GPUs (or CPU processes) that share one training"
+    )
     run.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     run.add_argument("--checkpoint-seconds", type=float, default=600.0, help="default: %(default)s")
-    run.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change every training, e.g. epochs=3")
+    run.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change every training, e.g. epochs=3"
+    )
     with_artefact(command("status", _status, "per run: done, running, stopped, failed or waiting"))
     render = with_artefact(command("render", _render, "redraw an artefact, or all, from records alone"))
     render.add_argument("--from", dest="source", choices=("runs", "reference"), default="runs")
@@ -141,7 +155,10 @@ def _run(args: argparse.Namespace) -> int:
         _show(artefact.render(scale, store, files.writable_folder(args.runs / "artefacts" / scale)))
     for spec in specs:
         if spec.id in failed:
-            print(f"failed: {spec.label}: {failed[spec.id]} (log: {store.folder(spec) / 'log.jsonl'})", file=sys.stderr)
+            print(
+                f"failed: {spec.label}: {failed[spec.id]} (log: {store.folder(spec) / 'log.jsonl'})",
+                file=sys.stderr,
+            )
     return 1 if failed else 0
 
 

@@ -17,7 +17,9 @@ def verdicts(scale: Scale, store: Store) -> str:
         if artefact.claims and scale in artefact.scales:
             looks = [spec for spec in artefact.specs(scale) if isinstance(spec, EvalSpec)]
             frame = metrics_frame(looks, store)
-            rows += [{"artefact": artefact.name, **row} for claim in artefact.claims for row in judge(claim, frame)]
+            rows += [
+                {"artefact": artefact.name, **row} for claim in artefact.claims for row in judge(claim, frame)
+            ]
     if not rows:
         return f"no records at scale {scale}: no claim can be judged"
     return pd.DataFrame(rows).to_markdown(index=False, floatfmt=".4f")

@@ -49,7 +49,7 @@ class Draws:
         for gradients in self._pending:
             block = gradients.block
             items = zip(block.states, block.noise, gradients.now(), strict=True)
-            used = [(state, noise, grad.to(noise.dtype)) for state, noise, grad in items if grad is not None]
+            used = [(state, noise, _dense(grad, noise)) for state, noise, grad in items if grad is not None]
             if used:
                 _add(used, self._pending_weight, hess_approx)
         self.count += 1
@@ -72,6 +72,12 @@ class Draws:
         for state in states:
             state.pop("grad_sum", None)
             state.pop("product_sum", None)
+
+
+def _dense(grad: Tensor, noise: Tensor) -> Tensor:
+    if grad.layout != torch.strided:
+        raise RuntimeError(f"IVON needs dense gradients, got {grad.layout}; e.g. nn.Embedding(sparse=False)")
+    return grad.to(noise.dtype)
 
 
 def _add(used: list[tuple[State, Tensor, Tensor]], weight: float, hess_approx: str) -> None:

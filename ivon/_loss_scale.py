@@ -4,29 +4,40 @@
 `found_inf`, and `grad_scale`, which is None when `GradScaler.unscale_` has already divided `p.grad`.
 """
 
-from torch import Tensor
+import torch
 
+from ivon import _distributed
 from ivon._state import State
 
 
-def overflowed(states: list[State], draws: int, found_inf: Tensor) -> bool:
-    """Whether a gradient of the step is not finite; GradScaler has looked at that of the last draw only."""
-    if draws > 1:
+def unscale_sums(optimizer: object, states: list[State], draws: int, hess_approx: str, sync: bool) -> bool:
+    """Divide the sums over `draws` draws by the loss scale; False if the step overflowed and is to be skipped.
+
+    Nothing happens when no GradScaler has called the step.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    if not isinstance(found_inf, torch.Tensor):
+        return True
+    overflow = bool(found_inf)
+    if draws > 1:  # GradScaler has looked at the gradient of the last draw only
         sums = [state["product_sum"] for state in states if "product_sum" in state]
-        return bool(found_inf) or not all(bool(s.isfinite().all()) for s in sums)
-    return bool(found_inf)
+        overflow = overflow or not all(bool(s.isfinite().all()) for s in sums)
+    if sync:
+        overflow = _distributed.on_any_rank(overflow, found_inf.device)
+    if overflow:
+        return False
+    grad_scale = getattr(optimizer, "grad_scale", None)
+    if grad_scale is not None:
+        _divide(states, 1 / float(grad_scale), hess_approx)
+    elif draws > 1:
+        raise RuntimeError(
+            f"GradScaler.unscale_ divided the gradient of the last of {draws} draws only; with several draws "
+            f"per step call GradScaler.step without unscale_, or use bfloat16, which needs neither"
+        )
+    return True
 
 
-def unscale(states: list[State], draws: int, hess_approx: str, grad_scale: Tensor | None) -> None:
-    """Divide the sums over the draws of a step by the scale of the loss."""
-    if grad_scale is None:
-        if draws > 1:
-            raise RuntimeError(
-                f"GradScaler.unscale_ divided the gradient of the last of {draws} draws only; with several "
-                f"draws per step call GradScaler.step without unscale_, or use bfloat16, which needs neither"
-            )
-        return
-    factor = 1 / float(grad_scale)
+def _divide(states: list[State], factor: float, hess_approx: str) -> None:
     for state in states:
         if "grad_sum" in state:
             # Not in place: the sum may be the very tensor that the user sees as `p.grad`.

@@ -98,6 +98,9 @@ class IVON(Optimizer):
         """Add parameters with settings of their own; what is not given is the constructor's."""
         check_group({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        for param in self.param_groups[-1]["params"]:
+            if not param.is_floating_point():
+                raise ValueError(f"parameters must be of a real floating-point dtype, got {param.dtype}")
 
     def seed(self, seed: int) -> None:
         """Start the noise anew from `seed`. Without a call the seed comes from PyTorch's global generator."""
@@ -153,7 +156,8 @@ class IVON(Optimizer):
                 "step() needs a gradient at a posterior draw: "
                 "compute it within `sampled_params(train=True)`, or pass a closure"
             )
-        if self._unscale():
+        states = [self._state_of(param, group) for group in self.param_groups for param in trainable(group)]
+        if _loss_scale.unscale_sums(self, states, self._draws.count, self.hess_approx, self.sync):
             for group in self.param_groups:
                 self._step_group(group)
         self.discard_draws()
@@ -179,6 +183,10 @@ class IVON(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue exactly where `state_dict()` was taken."""
         self._forbid_within("load_state_dict()")
+        if "sampling" not in state_dict:
+            raise ValueError(
+                "state_dict lacks 'sampling', the state of the noise: it was not saved by ivon.IVON"
+            )
         self.discard_draws()
         super().load_state_dict(state_dict)
         saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
@@ -195,9 +203,9 @@ class IVON(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         self._forbid_within("copying the optimizer")
         self._read_pending()
-        names = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr")
-        private = ("_active", "_draws", "_stream", "_seed_is_shared")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in (*names, *private)}}
+        settings = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr")
+        sampling = ("_active", "_draws", "_stream", "_seed_is_shared")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in (*settings, *sampling)}}
 
     def _forbid_within(self, call: str) -> None:
         if self._active:
@@ -243,20 +251,6 @@ class IVON(Optimizer):
             with torch.enable_grad(), self.sampled_params(train=True):
                 losses.append(closure())
         return None if losses[0] is None else sum(losses) / len(losses)
-
-    def _unscale(self) -> bool:
-        """Undo GradScaler's loss scale, if there is one; False when the step has to be skipped."""
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is None:
-            return True
-        states = [self._state_of(param, group) for group in self.param_groups for param in trainable(group)]
-        overflow = _loss_scale.overflowed(states, self._draws.count, found_inf)
-        if self.sync:
-            overflow = _distributed.on_any_rank(overflow, found_inf.device)
-        if not overflow:
-            grad_scale = getattr(self, "grad_scale", None)
-            _loss_scale.unscale(states, self._draws.count, self.hess_approx, grad_scale)
-        return not overflow
 
     def _step_group(self, group: Group) -> None:
         weight = self._draws.weight

@@ -59,8 +59,8 @@ def step(
 ) -> State:
     """One step from the draws k = 1..K, whose loss is the mean over micro-batch k.
 
-    `gradients[k]` maps theta to the gradient of that loss, `eps[k]` is standard normal noise, and `weights[k]` is
-    proportional to the size of the micro-batch (default: all equal).
+    `gradients[k]` maps theta to the gradient of that loss, `eps[k]` is standard normal noise, and
+    `weights[k]` is proportional to the size of the micro-batch (default: all equal).
     """
     m, h, g, t = state.m, state.h, state.g, state.t + 1
     w = torch.tensor(weights or [1.0] * len(eps), dtype=m.dtype)

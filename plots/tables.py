@@ -88,6 +88,15 @@ def write_table(stem: Path, table: Table, caption: str) -> list[Path]:
     return [*paths, replace_file(Path(f"{stem}.csv"), csv_bytes(table.numbers))]
 
 
+def write_plain(stem: Path, frame: pd.DataFrame, caption: str) -> list[Path]:
+    """Write a frame as it is, a row a line: `stem`.md for reading, `stem`.csv with unrounded numbers."""
+    text = f"{caption}\n\n{frame.to_markdown(index=False, floatfmt='.4g')}\n"
+    return [
+        replace_file(Path(f"{stem}.md"), text.encode()),
+        replace_file(Path(f"{stem}.csv"), csv_bytes(frame)),
+    ]
+
+
 def unit_sign(metric: Described) -> str:
     """The unit as it follows a title; nothing for plain numbers."""
     return UNIT_SIGNS.get(metric.unit, f" ({metric.unit})")

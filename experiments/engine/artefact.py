@@ -1,4 +1,6 @@
-"""What a reader wants to see: a table or a figure, the runs it needs, and how it is drawn from their records."""
+"""What a reader wants to see: a table or a figure, the runs it needs, and how it is drawn from their
+records.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ SCALES: tuple[Scale, ...] = get_args(Scale)
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """`runs(scale)` declares the evaluations and trainings; `render(scale, records, folder)` draws and names the files."""
+    """`runs(scale)` declares the evaluations and trainings; `render(scale, records, folder)` draws and names
+    the files.
+    """
 
     name: str
     title: str

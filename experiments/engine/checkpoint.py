@@ -1,7 +1,7 @@
 """Checkpoints of a run: replaced atomically, the previous one kept, checked when they are read.
 
-The file name carries the SHA-256 of the content, so a truncated or altered file is recognised, and the content carries
-the specification's id, so another run's file is. Reading goes back to the last good one.
+The file name carries the SHA-256 of the content, so a truncated or altered file is recognised, and the
+content carries the specification's id, so another run's file is. Reading goes back to the last good one.
 """
 
 import hashlib
@@ -30,7 +30,9 @@ def save(folder: Path, spec_id: str, step: int, state: dict[str, Any]) -> Path:
 
 
 def load(folder: Path, spec_id: str, *, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest good state, on the CPU; None if there is none. A bad file is named in one line and set aside."""
+    """The newest good state, on the CPU; None if there is none. A bad file is named in one line and set
+    aside.
+    """
     for path in _newest_first(folder):
         state, complaint = _read(path, spec_id)
         if not complaint:

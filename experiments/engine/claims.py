@@ -22,16 +22,19 @@ class Claim:
     @property
     def statement(self) -> str:
         metric = METRICS[self.metric]
-        return f"{self.method} has {'higher' if metric.higher_is_better else 'lower'} {metric.title} than {self.peer}"
+        comparison = "higher" if metric.higher_is_better else "lower"
+        return f"{self.method} has {comparison} {metric.title} than {self.peer}"
 
 
 def judge(claim: Claim, frame: pd.DataFrame) -> list[dict[str, object]]:
     """One row for each data set and network in `frame` (dataset, model, method, metric, value, seed).
 
-    The interval is Welch's, at 95 %, for the difference of means over seeds, signed so that positive favours the claim.
+    The interval is Welch's, at 95 %, for the difference of means over seeds, signed so that positive favours
+    the claim.
     """
     rows: list[dict[str, object]] = []
-    for (dataset, model), block in frame[frame.metric == claim.metric].groupby(["dataset", "model"], sort=False):
+    chosen = frame[frame.metric == claim.metric]
+    for (dataset, model), block in chosen.groupby(["dataset", "model"], sort=False):
         ours = block[block.method == claim.method].value
         peers = block[block.method == claim.peer].value
         sign = 1.0 if METRICS[claim.metric].higher_is_better else -1.0

@@ -1,4 +1,6 @@
-"""The one evaluation loop: metrics of a trained classifier, at its point estimate or averaged over predictive draws."""
+"""The one evaluation loop: metrics of a trained classifier, at its point estimate or averaged over predictive
+draws.
+"""
 
 import time
 from pathlib import Path

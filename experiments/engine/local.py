@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -70,10 +71,8 @@ class Launcher:
                     return False
                 if not self._busy() and not self._ready_soon():
                     break  # what is left waits for runs that failed
-                try:
+                with suppress(Empty):
                     self._hear(*self._heard.get(timeout=POLL_SECONDS))
-                except Empty:
-                    pass
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -139,7 +138,15 @@ class Launcher:
             device = f"cuda:{len(self._workers) % max(1, _gpu_count())}"
         log = (self.store.root / "worker.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.engine.worker", "--root", str(self.store.root), "--device", device]
+            [
+                sys.executable,
+                "-m",
+                "experiments.engine.worker",
+                "--root",
+                str(self.store.root),
+                "--device",
+                device,
+            ]
             + ["--processes", str(self.options.processes)]
             + ["--checkpoint-seconds", str(self.options.checkpoint_seconds)],
             stdin=subprocess.PIPE,
@@ -196,7 +203,9 @@ class Launcher:
             self.display.warn(f"{spec.label}: its process died ({how}); trying again")
             self._pending[spec.id] = spec
         else:
-            self.failed[spec.id] = f"its process died {ATTEMPTS} times ({how}); see {self.store.root / 'worker.log'}"
+            self.failed[spec.id] = (
+                f"its process died {ATTEMPTS} times ({how}); see {self.store.root / 'worker.log'}"
+            )
             self.display.end(spec, self.failed[spec.id])
 
 

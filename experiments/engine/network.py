@@ -45,7 +45,9 @@ def build(spec: TrainSpec, group: Group, *, train_size: int) -> Network:
 
     forward: Callable[[Tensor], Tensor] = model
     if group.device.type == "cuda" and not spec.method.double_backward:
-        forward = torch.compile(model)  # fuses the elementwise passes; AOT autograd cannot differentiate twice
+        forward = torch.compile(
+            model
+        )  # fuses the elementwise passes; AOT autograd cannot differentiate twice
     if group.world > 1 and not method.reduces_gradients:
         if spec.method.double_backward:
             raise UserError(f"method {spec.method.name!r} runs on one device only")

@@ -39,9 +39,8 @@ def _cost(spec: AnySpec) -> float:
 def _describe(news: dict[str, Any]) -> str:
     if "loss" not in news:
         return f"{100 * news['fraction']:.0f} %"
-    return (
-        f"epoch {news['epoch'] + 1}/{news['epochs']}, loss {news['loss']:.3f}, accuracy {news['accuracy']:.1f} %"
-    )
+    epoch = f"epoch {news['epoch'] + 1}/{news['epochs']}"
+    return f"{epoch}, loss {news['loss']:.3f}, accuracy {news['accuracy']:.1f} %"
 
 
 class Work:

@@ -1,7 +1,8 @@
 """One record per run: a JSON file that is written once, when the run is over, and never changed.
 
-A run is done when its record exists; it is resumable when its folder holds a checkpoint; otherwise it is new. A run
-whose loss stops being finite would fail again, so it has a record too, with `failure` in place of metrics.
+A run is done when its record exists; it is resumable when its folder holds a checkpoint; otherwise it is new.
+A run whose loss stops being finite would fail again, so it has a record too, with `failure` in place of
+metrics.
 """
 
 import json
@@ -50,7 +51,9 @@ class Store:
         """Link the record into place; the first one stays if two processes finish the same run."""
         path = self.path(spec)
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.create(path, encode({"format": FORMAT, "id": spec.id, "spec": spec.model_dump(mode="json"), **record}))
+        files.create(
+            path, encode({"format": FORMAT, "id": spec.id, "spec": spec.model_dump(mode="json"), **record})
+        )
 
     def copy_to(self, other: "Store", specs: list[Spec]) -> int:
         """Copy the finished records of `specs`; returns how many there were."""

@@ -1,7 +1,8 @@
-"""What a run is: frozen, validated data. Its `id` is a hash of its canonical JSON, and decides what is the same run.
+"""What a run is: frozen, validated data. Its `id` is a hash of its canonical JSON, and decides what is the
+same run.
 
-Device, number of processes, `--jobs` and launcher are not part of a specification and do not change its result.
-`protocol` is raised by hand when code changes results.
+Device, number of processes, `--jobs` and launcher are not part of a specification and do not change its
+result. `protocol` is raised by hand when code changes results.
 """
 
 import hashlib
@@ -157,7 +158,9 @@ def parse_spec(data: dict[str, Any]) -> AnySpec:
 
 
 def changed(spec: TrainSpec, assignments: dict[str, str]) -> TrainSpec:
-    """`spec` with fields replaced, as `--set epochs=3 method.lr=0.1` asks; UserError names field, value, allowed."""
+    """`spec` with fields replaced, as `--set epochs=3 method.lr=0.1` asks; UserError names field, value,
+    allowed.
+    """
     data = spec.model_dump(mode="json")
     for path, text in assignments.items():
         *parents, field = path.split(".")
@@ -192,4 +195,3 @@ def one_line(error: ValidationError) -> str:
     value = first["input"]
     shown = "" if isinstance(value, dict | BaseModel) else f"{value!r}: "
     return f"{place or 'specification'}: {shown}{message[0].lower()}{message[1:]}"
-

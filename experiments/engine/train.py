@@ -1,4 +1,6 @@
-"""The one training loop. It may be killed at any instruction and continues from its last checkpoint, bit for bit."""
+"""The one training loop. It may be killed at any instruction and continues from its last checkpoint, bit for
+bit.
+"""
 
 import time
 from collections.abc import Iterator
@@ -64,8 +66,9 @@ class Training:
         self.epoch = 0
         self.step = 0  # within the epoch
         self.history: list[dict[str, float]] = []
-        # Loss and right answers of each step of this epoch stay on the device, so that no step waits for a number,
-        # and are summed once, at the end of the epoch, so that interruptions do not change the order of a sum.
+        # Loss and right answers of each step of this epoch stay on the device, so that no step waits for a
+        # number, and are summed once, at the end of the epoch, so that interruptions do not change the order
+        # of a sum.
         self.losses = torch.zeros(self.steps, device=group.device)
         self.hits = torch.zeros(self.steps, dtype=torch.int64, device=group.device)
 
@@ -104,7 +107,9 @@ class Training:
         self.step += 1
 
     def running(self) -> dict[str, float]:
-        """Mean loss (nats) and error (percent) of the training batches of this epoch so far; Diverged if not finite."""
+        """Mean loss (nats) and error (percent) of the training batches of this epoch so far; Diverged if not
+        finite.
+        """
         losses = self.group.total(self.losses[: self.step].clone()) / self.group.world
         finite = losses.isfinite()
         if not finite.all():

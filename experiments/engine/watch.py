@@ -11,7 +11,9 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """`stop` is asked between steps, `progress` gets news about once a second, `warn` gets lines for the user."""
+    """`stop` is asked between steps, `progress` gets news about once a second, `warn` gets lines for the
+    user.
+    """
 
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[dict[str, Any]], None] = lambda news: None

@@ -1,7 +1,8 @@
 """A process that runs one specification after another for the local launcher.
 
-It reads specifications from its standard input and writes what happens to its standard output, a JSON line each.
-Started by torchrun, with a specification on the command line, it is one of several processes that share that run.
+It reads specifications from its standard input and writes what happens to its standard output, a JSON line
+each. Started by torchrun, with a specification on the command line, it is one of several processes that share
+that run.
 """
 
 import argparse
@@ -77,7 +78,12 @@ def _torchrun(spec: AnySpec, args: argparse.Namespace, say: Say, stop: threading
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={args.processes}", "-m", "experiments.engine.worker"]
     command += ["--root", str(args.root), "--device", args.device]
-    command += ["--checkpoint-seconds", str(args.checkpoint_seconds), "--spec", json.dumps(spec.model_dump(mode="json"))]
+    command += [
+        "--checkpoint-seconds",
+        str(args.checkpoint_seconds),
+        "--spec",
+        json.dumps(spec.model_dump(mode="json")),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     threading.Thread(target=lambda: (stop.wait(), process.terminate()), daemon=True).start()
     assert process.stdout is not None
@@ -106,7 +112,9 @@ def _own_stdout() -> Say:
 
 
 def _lines_until_orphaned() -> Iterator[str]:
-    """Lines of standard input. When it closes, the launcher is gone: die at once, as a kill would, and free the run."""
+    """Lines of standard input. When it closes, the launcher is gone: die at once, as a kill would, and free
+    the run.
+    """
     lines: SimpleQueue[str] = SimpleQueue()
 
     def read() -> None:

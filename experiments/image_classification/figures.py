@@ -1,11 +1,20 @@
-"""Figures 1b and 1c of the paper and the overfitting curves of the blog post: other looks at Table 1's runs."""
+"""Figures 1b and 1c of the paper and the overfitting curves of the blog post: other looks at Table 1's
+runs.
+"""
 
 from pathlib import Path
 
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
-from experiments.image_classification.frames import caption, history_frame, published, reliability_frame
+from experiments.image_classification.frames import (
+    by_split,
+    caption,
+    history_frame,
+    measured,
+    published,
+    reliability_frame,
+)
 from experiments.image_classification.grid import SEEDS, TABLE1_PAIRS, evaluations, training
 from plots import overfitting, reliability, validation_error
 
@@ -34,19 +43,22 @@ def _overfitting(scale: Scale) -> list[TrainSpec]:
 def _draw_fig1b(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _fig1b(scale)
     words = caption("Figure 1b: validation error over training.", scale, specs, store)
-    return validation_error.draw(history_frame(specs, store), published("fig1b"), folder / "fig1b", words)
+    frame = measured(history_frame(specs, store), "fig1b", scale)
+    return validation_error.draw(frame, published("fig1b"), folder / "fig1b", words)
 
 
 def _draw_fig1c(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _fig1c(scale)
     words = caption("Figure 1c: reliability diagram.", scale, specs, store)
-    return reliability.draw(reliability_frame(specs, store), published("fig1c"), folder / "fig1c", words)
+    frame = measured(reliability_frame(specs, store), "fig1c", scale)
+    return reliability.draw(frame, published("fig1c"), folder / "fig1c", words)
 
 
 def _draw_overfitting(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _overfitting(scale)
     words = caption("Overfitting: loss on training and test images over training.", scale, specs, store)
-    return overfitting.draw(history_frame(specs, store), folder / "overfitting", words)
+    frame = by_split(measured(history_frame(specs, store), "overfitting", scale))
+    return overfitting.draw(frame, folder / "overfitting", words)
 
 
 FIGURES = (

@@ -8,6 +8,7 @@ from experiments.data import DATASETS
 from experiments.engine.artefact import Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
+from experiments.errors import RunError
 from experiments.image_classification.grid import EPOCHS, SEEDS
 from experiments.image_classification.methods import LABELS
 from experiments.models import MODELS
@@ -29,7 +30,13 @@ def _pair(spec: TrainSpec) -> dict[str, str]:
 def metrics_frame(specs: list[EvalSpec], store: Store) -> pd.DataFrame:
     """dataset, model, method, seed, metric, value: a row a number. Runs without a record have no rows."""
     rows = [
-        {**_pair(spec.train), "method": method_label(spec), "seed": spec.train.seed, "metric": name, "value": value}
+        {
+            **_pair(spec.train),
+            "method": method_label(spec),
+            "seed": spec.train.seed,
+            "metric": name,
+            "value": value,
+        }
         for spec in specs
         if (record := store.done(spec))
         for name, value in record["result"]["metrics"].items()
@@ -38,7 +45,9 @@ def metrics_frame(specs: list[EvalSpec], store: Store) -> pd.DataFrame:
 
 
 def history_frame(specs: list[TrainSpec], store: Store) -> pd.DataFrame:
-    """dataset, model, method, seed, epoch, step, train_nll, train_error, nll, error: a row a point of the curves."""
+    """dataset, model, method, seed, epoch, step, train_nll, train_error, nll, error: a row a point of the
+    curves.
+    """
     rows = [
         {**_pair(spec), "method": LABELS[spec.method.name], "seed": spec.seed, **point}
         for spec in specs
@@ -71,8 +80,37 @@ def reliability_frame(specs: list[EvalSpec], store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def measured(frame: pd.DataFrame, name: str, scale: Scale) -> pd.DataFrame:
+    """`frame` unless it is empty: there is nothing to draw before the first run is done."""
+    if frame.empty:
+        raise RunError(f"no finished run of {name} at scale {scale}: run it first")
+    return frame
+
+
+def by_split(history: pd.DataFrame) -> pd.DataFrame:
+    """The curves with a row for each split: `split` ("train" or "test"), nll, error in place of the four
+    columns.
+    """
+    train = history.drop(columns=["nll", "error"]).rename(
+        columns={"train_nll": "nll", "train_error": "error"}
+    )
+    test = history.drop(columns=["train_nll", "train_error"])
+    return pd.concat([train.assign(split="train"), test.assign(split="test")], ignore_index=True)
+
+
+def pairs_of(specs: list[EvalSpec]) -> list[tuple[str, str]]:
+    """Data set and network of the table's blocks, as shown, in their order."""
+    return list(dict.fromkeys((_pair(spec.train)["dataset"], _pair(spec.train)["model"]) for spec in specs))
+
+
+def methods_of(specs: list[EvalSpec]) -> list[str]:
+    return list(dict.fromkeys(method_label(spec) for spec in specs))
+
+
 def published(name: str) -> pd.DataFrame:
-    """The paper's numbers for artefact `name`: dataset, model, method, metric, value, std, unit, n_seeds, source."""
+    """The paper's numbers for artefact `name`: dataset, model, method, metric, value, std, unit, n_seeds,
+    source.
+    """
     return pd.read_csv(PUBLISHED / f"{name}.csv")
 
 
@@ -82,7 +120,9 @@ def caption(what: str, scale: Scale, specs: list[EvalSpec] | list[TrainSpec], st
     if scale == "paper":
         protocol = "the paper's protocol"
     else:
-        protocol = f"scale {scale}: {EPOCHS[scale]} epochs in place of the paper's 200, {len(SEEDS[scale])} seeds"
+        protocol = (
+            f"scale {scale}: {EPOCHS[scale]} epochs in place of the paper's 200, {len(SEEDS[scale])} seeds"
+        )
     if scale == "demo":
         protocol += ", learning rates tuned on held-out training images"
     devices = sorted({record["machine"]["device"] for record in records}) or ["nothing yet"]

@@ -1,6 +1,6 @@
 """The paper's hyperparameters for image classification (Sec. C.2 and the released training scripts)."""
 
-from baselines.settings import SGD, AdaHessian, AdamW, IVON, Settings
+from baselines.settings import IVON, SGD, AdaHessian, AdamW, Settings
 
 TEST_DRAWS = 64  # of IVON's posterior, for every test mini-batch
 WEIGHT_DECAY = 2e-4

@@ -1,4 +1,6 @@
-"""Table 1 and its full grid, Tables 8, 9 and 10: accuracy and uncertainty of IVON beside AdamW, AdaHessian and SGD."""
+"""Table 1 and its full grid, Tables 8, 9 and 10: accuracy and uncertainty of IVON beside AdamW, AdaHessian
+and SGD.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +10,14 @@ from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.claims import Claim
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec
-from experiments.image_classification.frames import caption, metrics_frame, published
+from experiments.image_classification.frames import (
+    caption,
+    measured,
+    methods_of,
+    metrics_frame,
+    pairs_of,
+    published,
+)
 from experiments.image_classification.grid import (
     GRID_METHODS,
     TABLE1_METHODS,
@@ -21,7 +30,9 @@ from plots import table_figure, tables
 
 COLUMNS = ("top1_acc", "top5_acc", "nll", "ece", "brier")
 BETTER = tuple(
-    Claim(method="IVON", peer=peer, metric=metric) for peer in ("AdamW", "SGD") for metric in ("top1_acc", "nll", "ece")
+    Claim(method="IVON", peer=peer, metric=metric)
+    for peer in ("AdamW", "SGD")
+    for metric in ("top1_acc", "nll", "ece")
 )
 
 
@@ -36,16 +47,18 @@ def _grid(dataset: str, scale: Scale) -> list[EvalSpec]:
 def _table(name: str, title: str, runs: Callable[[Scale], list[EvalSpec]]) -> Artefact:
     def render(scale: Scale, store: Store, folder: Path) -> list[Path]:
         specs = runs(scale)
-        ours, paper = metrics_frame(specs, store), published(name)
+        ours, paper = measured(metrics_frame(specs, store), name, scale), published(name)
         metrics = {key: METRICS[key] for key in COLUMNS}
         words = caption(title, scale, specs, store)
-        table = tables.make_table(ours, paper, metrics)
+        table = tables.make_table(ours, paper, metrics, pairs=pairs_of(specs), methods=methods_of(specs))
         return [
             *tables.write_table(folder / name, table, words),
             *table_figure.draw(ours, paper, metrics, folder / f"{name}_figure", words),
         ]
 
-    return Artefact(name=name, title=title, runs=lambda scale: list(runs(scale)), render=render, claims=BETTER)
+    return Artefact(
+        name=name, title=title, runs=lambda scale: list(runs(scale)), render=render, claims=BETTER
+    )
 
 
 TABLES = (

@@ -1,8 +1,9 @@
 """How the demo's learning rates were chosen: the same budget for every method, on held-out training images.
 
-For each method, five learning rates around the paper's value, two seeds each, trained on 80 % of the demo's training
-images and judged on the other 20 % by the NLL of what the method predicts with (IVON: the average over posterior draws).
-The test set is not looked at. `grid.DEMO_LR` holds the winners, and a test compares it with the published records.
+For each method, five learning rates around the paper's value, two seeds each, trained on 80 % of the demo's
+training images and judged on the other 20 % by the NLL of what the method predicts with (IVON: the average
+over posterior draws). The test set is not looked at. `grid.DEMO_LR` holds the winners, and a test compares it
+with the published records.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
-from experiments.image_classification.frames import caption
+from experiments.image_classification.frames import caption, measured
 from experiments.image_classification.grid import GRID_METHODS, evaluations, training
 from experiments.image_classification.methods import LABELS, paper_method
 from plots import tables
@@ -43,7 +44,9 @@ def _trials(scale: Scale) -> list[EvalSpec]:
 
 
 def trials_frame(store: Store) -> pd.DataFrame:
-    """method, lr, seed, nll (nats), accuracy (percent) on the held-out images; a diverged run has infinite NLL."""
+    """method, lr, seed, nll (nats), accuracy (percent) on the held-out images; a diverged run has infinite
+    NLL.
+    """
     rows = []
     for spec in _trials("demo"):
         row = {"method": spec.train.method.name, "lr": spec.train.method.lr, "seed": spec.train.seed}
@@ -62,14 +65,16 @@ def winners(trials: pd.DataFrame) -> dict[str, float]:
 
 
 def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
-    trials = trials_frame(store)
+    trials = measured(trials_frame(store), "tuning", scale)
     means = trials.groupby(["method", "lr"], sort=False)[["nll", "accuracy"]].mean().reset_index()
-    best = winners(trials) if len(trials) else {}
-    means["chosen"] = ["yes" if best.get(m) == lr else "" for m, lr in zip(means.method, means.lr, strict=True)]
+    best = winners(trials)
+    means["chosen"] = [
+        "yes" if best.get(m) == lr else "" for m, lr in zip(means.method, means.lr, strict=True)
+    ]
     means["method"] = means["method"].map(LABELS)
     specs = _trials(scale)
     words = caption(
-        f"Learning rates of the demo, judged on {HOLDOUT:.0%} of the training images, mean of {len(SEEDS)} seeds.",
+        f"Learning rates of the demo, judged on {HOLDOUT:.0%} of the training images; {len(SEEDS)} seeds.",
         scale,
         specs,
         store,
@@ -84,4 +89,3 @@ TUNING = Artefact(
     render=_render,
     scales=("demo",),
 )
-

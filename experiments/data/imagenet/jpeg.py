@@ -58,8 +58,8 @@ def decode_box(file: Path, side: int, choose_box: Callable[[int, int], Box]) -> 
                 if drafted is not None:  # None for what is not a JPEG: one file of ImageNet is a PNG
                     shrink = width / drafted[1][2]
             box = (left / shrink, top / shrink, right / shrink, bottom / shrink)
-            part = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box)
-            return np.asarray(part)
+            picture = image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy all of it
+            return np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box))
     except (
         OSError,
         SyntaxError,

@@ -36,9 +36,8 @@ def test_count_of_resnet50_for_imagenet():
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("side", [32, 64])
 def test_logits_of_colour_images(name, side):
-    with torch.device("meta"):
-        network = MODELS[name].build(17, side=side)
-        assert network(torch.empty(2, 3, side, side)).shape == (2, 17)
+    network = MODELS[name].build(17, width=4, side=side)
+    assert network(torch.zeros(1, 3, side, side)).shape == (1, 17)
 
 
 @pytest.mark.parametrize("name", MODELS)

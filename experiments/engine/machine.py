@@ -1,0 +1,72 @@
+"""What a record says of the machine and the code behind its numbers."""
+
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """Device, threads, peak memory (MB) since `reset_peak_memory`, versions and git revision."""
+    return {
+        "device": _device_name(device),
+        "threads": torch.get_num_threads(),
+        "peak_memory_mb": _peak_memory_mb(device),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            "numpy": version("numpy"),
+        },
+        "git": _git_revision(),
+    }
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        with suppress(OSError):  # where it is not allowed, the peak is that of the process so far
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mb(device: torch.device) -> float | None:
+    """Peak memory allocated on the GPU, or peak resident memory of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    kilobytes = _field(Path("/proc/self/status"), "VmHWM")
+    return int(kilobytes.split()[0]) * 1024 / 1e6 if kilobytes else None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {_field(Path('/proc/cpuinfo'), 'model name') or platform.machine()}"
+
+
+def _field(path: Path, name: str) -> str:
+    """The value of the first line `name: value`; empty where the system has no such file."""
+    if not path.exists():
+        return ""
+    lines = (line.partition(":") for line in path.read_text().splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == name), "")
+
+
+def _git_revision() -> str | None:
+    """The commit, marked if tracked files differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
