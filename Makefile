@@ -8,8 +8,6 @@ python := .venv/bin/python
 experiments := $(python) -m experiments
 # One thread each: test processes that share cores and start more threads than there are cores crawl.
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest
-run_options := --scale $(SCALE) $(if $(JOBS),--jobs $(JOBS)) $(if $(EXECUTOR),--executor $(EXECUTOR)) \
-	$(if $(CLUSTER),--cluster $(CLUSTER))
 
 .PHONY: help setup list figures test test-slow lint format bench constraints clean
 
@@ -17,8 +15,9 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "<artefact>", $$1); printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  SCALE=demo|small|paper  size of the runs (now: $(SCALE)); demo needs minutes on a CPU and no download"
-	@echo "  JOBS=4                  runs at the same time; EXECUTOR=slurm CLUSTER=<name> sends them to a cluster"
+	@echo "  JOBS=4                  runs at the same time (otherwise one for each GPU, or core)"
 	@echo "  PYTHON=, TORCH_BUILD=   which interpreter, which build of PyTorch: see scripts/setup"
+	@echo "  ARGS=\"-k frn -x\"        more options for pytest"
 
 setup: ## create or update .venv; instantaneous when nothing has changed
 	@sh scripts/setup
@@ -27,8 +26,7 @@ list: setup ## the paper's tables and figures, and how far each is
 	@$(experiments) list
 
 reproduce-%: setup ## run what is missing of a table or figure, and draw it: make reproduce-table1
-	@$(experiments) run $* $(run_options)
-	@$(experiments) render $* --scale $(SCALE)
+	@$(experiments) run $* --scale $(SCALE) $(if $(JOBS),--jobs $(JOBS))
 
 figures: setup ## draw every table and figure from the published records
 	@$(experiments) render all --from reference
@@ -49,8 +47,8 @@ format: setup ## apply the style
 	@$(python) -m ruff check --fix --quiet .
 	@$(python) -m ruff format .
 
-bench: setup ## time the optimizer and the networks against their peers
-	@$(python) -m benchmarks
+bench: setup ## run every benchmark
+	@for file in benchmarks/[!_]*.py; do $(python) -m benchmarks.$$(basename $$file .py) || exit; done
 
 constraints: setup ## resolve constraints.txt anew from pyproject.toml
 	@sh scripts/resolve-constraints

@@ -106,8 +106,8 @@ def main() -> None:
         mine, theirs, kilobytes = compare(size, options.images, options.rounds, options.quality)
         need, peer_needs = (np.ceil(GPUS * options.rate / rate).astype(int) for rate in (mine, theirs))
         print(
-            f"{size[0]}x{size[1]}, {kilobytes:.0f} kB: {mine:.0f} images/s per core, torchvision on Pillow {theirs:.0f}: "
-            f"{mine / theirs:.2f} times as many; {GPUS} GPUs at {options.rate:.0f} images/s each are fed by "
+            f"{size[0]}x{size[1]}, {kilobytes:.0f} kB: {mine:.0f} images/s per core, "
+            f"torchvision on Pillow {theirs:.0f}: {mine / theirs:.2f} times as many; {GPUS} GPUs at {options.rate:.0f} images/s each are fed by "
             f"{need} cores instead of {peer_needs}"
         )
 

@@ -11,7 +11,7 @@ from ivon._state import State
 
 
 def unscale_sums(optimizer: object, states: list[State], draws: int, hess_approx: str, sync: bool) -> bool:
-    """Divide the sums over `draws` draws by the loss scale; False if the step overflowed and is to be skipped.
+    """Divide the sums over `draws` draws by the loss scale; False if the step overflowed: skip it.
 
     Nothing happens when no GradScaler has called the step.
     """

@@ -184,9 +184,7 @@ class IVON(Optimizer):
         """Continue exactly where `state_dict()` was taken."""
         self._forbid_within("load_state_dict()")
         if "sampling" not in state_dict:
-            raise ValueError(
-                "state_dict lacks 'sampling', the state of the noise: it was not saved by ivon.IVON"
-            )
+            raise ValueError("state_dict lacks 'sampling', the state of the noise: not saved by ivon.IVON?")
         self.discard_draws()
         super().load_state_dict(state_dict)
         saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]

@@ -296,7 +296,8 @@ def main(inputs: str) -> None:
         temporary.write_text(f"{inputs} {version_in_venv()}\n")
         temporary.replace(STAMP)
         mark(lock, "")
-        say(f"ready after {time.monotonic() - started:.0f} s (by {installer})")
+        torch = installed_torch()
+        say(f"ready after {time.monotonic() - started:.0f} s (PyTorch {torch}, installed by {installer})")
 
 
 if __name__ == "__main__":

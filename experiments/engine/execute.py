@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-
 from experiments.engine import lock
 from experiments.engine.distributed import Group
 from experiments.engine.evaluate import evaluate

@@ -1,6 +1,6 @@
 """The trainings and evaluations of the image-classification tables, at three scales.
 
-`paper` is the base. `small` is CIFAR's ResNet-20 for a twentieth of the epochs; `demo` is scikit-learn's
+`paper` is the base. `small` is ResNet-20 for a twentieth of the epochs; `demo` is scikit-learn's
 handwritten digits with narrow networks. Both keep the paper's hyperparameters except for what follows from fewer
 steps and examples: `ess` is the number of examples, hess_init gives the posterior the paper's initial width
 (ess * hess_init is kept), beta2 keeps the weight that the initial Hessian has at the end of the paper's runs
@@ -94,9 +94,9 @@ def evaluations(train: TrainSpec) -> list[EvalSpec]:
 
 
 def cells(pairs: list[tuple[str, str]], methods: tuple[str, ...], scale: Scale) -> list[EvalSpec]:
-    """All evaluations of a table, in the order of its rows."""
+    """All evaluations of a table, in the order of its rows; the whole table with one seed before the next seed."""
     return [
         look
-        for (dataset, model), method, seed in product(pairs, methods, SEEDS[scale])
+        for seed, (dataset, model), method in product(SEEDS[scale], pairs, methods)
         for look in evaluations(training(dataset, model, method, seed, scale))
     ]

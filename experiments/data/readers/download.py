@@ -44,8 +44,8 @@ def ensure_folder(root: Path, archive: Archive) -> Path:
 
 def _missing(folder: Path, archive: Archive) -> str:
     return (
-        f"{archive.title} is not in {folder}, and fetching {archive.url} failed: on a machine with a network "
-        f"unpack it there, and put the folder {archive.folder} under $IVON_DATA, now {folder.parent}"
+        f"{archive.title} is not in {folder}, and fetching {archive.url} failed: unpack it on a machine with a "
+        f"network and put the folder {archive.folder} under $IVON_DATA, now {folder.parent}"
     )
 
 

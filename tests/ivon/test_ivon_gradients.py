@@ -1,0 +1,258 @@
+"""Gradients are read late: what happens to `p.grad` between the context and the step counts."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ivon import IVON
+
+X = torch.linspace(-1, 1, 24).reshape(6, 4)
+Y = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+def make(**options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = IVON(model.parameters(), **{"lr": 0.5, "ess": 30.0, "beta2": 0.9, **options})
+    optimizer.seed(0)
+    return model, optimizer
+
+
+def loss_of(model):
+    return nn.functional.cross_entropy(model(X), Y)
+
+
+def weights(model):
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def plain_training(
+    steps=3, draws=1, before_step=lambda model: None, in_context=lambda model: None, **options
+):
+    model, optimizer = make(**options)
+    for _ in range(steps):
+        for _ in range(draws):
+            with optimizer.sampled_params(train=True):
+                optimizer.zero_grad()
+                loss_of(model).backward()
+                in_context(model)
+        before_step(model)
+        optimizer.step()
+    return weights(model)
+
+
+def test_clipping_after_the_context_counts():
+    def clip(model):
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+
+    late, early = plain_training(before_step=clip), plain_training(in_context=clip)
+    assert torch.equal(late, early)
+    assert not torch.equal(late, plain_training())
+
+
+def test_replacing_gradients_after_the_context_counts():
+    def double(model):
+        for p in model.parameters():
+            p.grad = p.grad * 2
+
+    assert torch.equal(plain_training(before_step=double), plain_training(in_context=double))
+
+
+@pytest.mark.parametrize(
+    "habit", ["no zero_grad", "before the context", "model, before the context", "to zeros"]
+)
+@pytest.mark.parametrize("draws", [1, 3])
+def test_where_gradients_are_zeroed_does_not_matter(habit, draws):
+    model, optimizer = make()
+    for _ in range(3):
+        for _ in range(draws):
+            if habit == "before the context":
+                optimizer.zero_grad()
+            elif habit == "model, before the context":
+                model.zero_grad()
+            elif habit == "to zeros":
+                optimizer.zero_grad(set_to_none=False)
+            with optimizer.sampled_params(train=True):
+                loss_of(model).backward()
+        optimizer.step()
+    assert torch.equal(weights(model), plain_training(draws=draws))
+
+
+def test_step_leaves_the_gradient_to_be_looked_at():
+    model, optimizer = make()
+    for weight in (1.0, 3.0):
+        with optimizer.sampled_params(train=True, weight=weight):
+            loss_of(model).backward()
+        before = [p.grad.clone() for p in model.parameters()]
+        optimizer.step()
+        assert all(torch.equal(p.grad, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_parameter_without_gradient_is_left_alone():
+    used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = IVON([used, unused], lr=0.1, ess=10.0, weight_decay=0.5)
+    with optimizer.sampled_params(train=True):
+        (used**2).sum().backward()
+    optimizer.step()
+    assert torch.equal(unused, torch.ones(2))
+    assert not torch.equal(used, torch.ones(2))
+    assert optimizer.state[unused]["step"] == 0
+    assert torch.equal(optimizer.state[unused]["hess"], torch.ones(2))
+
+
+def test_gradient_missing_in_some_of_the_draws_is_zero_there():
+    results = []
+    for explicit in (False, True):
+        p = nn.Parameter(torch.ones(2))
+        optimizer = IVON([p], lr=0.1, ess=10.0)
+        optimizer.seed(1)
+        for grad in (torch.ones(2), torch.zeros(2) if explicit else None, torch.ones(2)):
+            with optimizer.sampled_params(train=True):
+                p.grad = grad
+        optimizer.step()
+        results.append((p.detach(), optimizer.state[p]["hess"]))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_draws_can_be_discarded():
+    model, optimizer = make()
+    before = weights(model)
+    for _ in range(2):
+        with optimizer.sampled_params(train=True):
+            (loss_of(model) * float("nan")).backward()
+    optimizer.discard_draws()
+    with pytest.raises(RuntimeError, match="needs a gradient at a posterior draw"):
+        optimizer.step()
+    assert torch.equal(weights(model), before)
+    with optimizer.sampled_params(train=True):
+        loss_of(model).backward()
+    optimizer.step()
+    assert weights(model).isfinite().all()
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("hess_approx", ["price", "gradsq"])
+def test_step_with_closure_makes_its_own_draws(draws, hess_approx):
+    model, optimizer = make(mc_samples=draws, hess_approx=hess_approx)
+    losses = []
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(model)
+        loss.backward()
+        losses.append(loss.item())
+        return loss
+
+    for _ in range(3):
+        returned = optimizer.step(closure)
+        assert returned.item() == pytest.approx(sum(losses[-draws:]) / draws)
+    assert len(losses) == 3 * draws
+    assert torch.equal(weights(model), plain_training(draws=draws, hess_approx=hess_approx))
+
+
+def test_closure_without_gradients_changes_nothing():
+    model, optimizer = make()
+    before = weights(model)
+    assert optimizer.step(lambda: None) is None
+    assert torch.equal(weights(model), before)
+
+
+def test_sparse_gradients_are_refused_in_words():
+    embedding = nn.Embedding(5, 2, sparse=True)
+    optimizer = IVON(embedding.parameters(), lr=0.1, ess=10.0)
+    with optimizer.sampled_params(train=True):
+        embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="dense gradients"):
+        optimizer.step()
+
+
+def scaled_training(scaler, draws=1, unscale=False, overflow_at=None, **options):
+    """Three steps with a GradScaler; at (step, draw) `overflow_at` the loss is infinite."""
+    model, optimizer = make(**options)
+    for step in range(3):
+        for draw in range(draws):
+            with optimizer.sampled_params(train=True):
+                optimizer.zero_grad()
+                factor = float("inf") if (step, draw) == overflow_at else 1.0
+                scaler.scale(loss_of(model) * factor).backward()
+        if unscale:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+    return model, optimizer
+
+
+@pytest.mark.parametrize(("draws", "unscale"), [(1, False), (1, True), (3, False)])
+@pytest.mark.parametrize("hess_approx", ["price", "gradsq"])
+def test_grad_scaler_changes_nothing(draws, unscale, hess_approx):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    model, _ = scaled_training(scaler, draws, unscale, hess_approx=hess_approx)
+    # A power of two changes no bits.
+    assert torch.equal(weights(model), plain_training(draws=draws, hess_approx=hess_approx))
+
+
+@pytest.mark.parametrize("overflow_at", [(1, 0), (1, 1)])
+def test_step_that_overflows_is_skipped_and_forgotten(overflow_at):
+    draws = overflow_at[1] + 1
+    for unlucky_draws in {draws, 2}:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        model, optimizer = scaled_training(scaler, unlucky_draws, overflow_at=overflow_at)
+        assert weights(model).isfinite().all()
+        assert {state["step"] for state in optimizer.state.values()} == {2}
+
+
+def test_unscaling_only_the_last_of_several_draws_is_an_error():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    with pytest.raises(RuntimeError, match="last of 2 draws only"):
+        scaled_training(scaler, draws=2, unscale=True)
+
+
+def test_disabled_grad_scaler_is_not_there():
+    model, _ = scaled_training(torch.amp.GradScaler("cpu", enabled=False), draws=2, unscale=True)
+    assert torch.equal(weights(model), plain_training(draws=2))
+
+
+def test_scheduler_sets_the_learning_rate_of_each_step():
+    """Without momentum and with a constant Hessian every move is lr(t) times the same."""
+    p = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimizer = IVON([p], 0.8, 10.0, hess_init=0.5, beta1=0.0, beta2=1 - 1e-12, weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    moves = []
+    for _ in range(4):
+        before = p.detach().clone()
+        with optimizer.sampled_params(train=True):
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        scheduler.step()
+        moves.append((before - p.detach())[0].item())
+    assert moves == pytest.approx([0.8, 0.4, 0.2, 0.1])  # rescaling cancels h0 exactly at the start
+
+
+def test_groups_have_settings_of_their_own_and_may_be_added_later():
+    a, b = (nn.Parameter(torch.ones(20_000)) for _ in range(2))
+    optimizer = IVON([{"params": [a], "lr": 0.0, "hess_init": 3.0}], lr=0.1, ess=10.0, weight_decay=1.0)
+    optimizer.add_param_group({"params": [b], "weight_decay": 0.5, "ess": 1000.0})
+    with optimizer.sampled_params(train=True):
+        # Standard errors of a standard deviation from 20,000 draws: 0.5 percent.
+        assert a.std().item() == pytest.approx((10 * 4) ** -0.5, rel=0.03)
+        assert b.std().item() == pytest.approx((1000 * 1.5) ** -0.5, rel=0.03)
+        a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
+    optimizer.step()
+    assert torch.equal(a, torch.ones(20_000))
+    assert not torch.equal(b, torch.ones(20_000))
+
+
+def test_parameters_of_different_dtypes_share_an_optimizer():
+    params = [nn.Parameter(torch.ones(3, dtype=t)) for t in (torch.float32, torch.bfloat16, torch.float64)]
+    optimizer = IVON(params, lr=0.1, ess=100.0)
+    optimizer_alone = IVON([copy.deepcopy(params[0])], lr=0.1, ess=100.0)
+    for o in (optimizer, optimizer_alone):
+        o.seed(7)
+        with o.sampled_params(train=True):
+            for p in o.param_groups[0]["params"]:
+                p.grad = torch.ones_like(p)
+        o.step()
+    assert torch.equal(params[0], optimizer_alone.param_groups[0]["params"][0])
+    assert all((p < 1).all() for p in params)

@@ -1,0 +1,117 @@
+"""A training that is stopped, saved, loaded and continued gives the bits of one that is not."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from ivon import IVON
+
+DRAWS = 3
+
+
+def make(dtype=torch.float32, hess_approx="price"):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).to(dtype)
+    groups = [{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}]
+    optimizer = IVON(groups, lr=0.3, ess=20.0, beta2=0.9, hess_approx=hess_approx)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
+    return model, optimizer, scheduler
+
+
+def draw(model, optimizer, k, dtype):
+    with optimizer.sampled_params(train=True, weight=1.0 + k % DRAWS):
+        optimizer.zero_grad()
+        x = torch.sin(torch.arange(8.0) + k).reshape(2, 4).to(dtype)
+        nn.functional.cross_entropy(model(x), torch.tensor([0, 2])).backward()
+
+
+def train(parts, start, stop, dtype=torch.float32):
+    """Draws number start..stop-1, with a step after every third."""
+    model, optimizer, scheduler = parts
+    for k in range(start, stop):
+        draw(model, optimizer, k, dtype)
+        if k % DRAWS == DRAWS - 1:
+            optimizer.step()
+            scheduler.step()
+
+
+def through_file(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def assert_same_posterior(left, right):
+    for p, q in zip(left[0].parameters(), right[0].parameters(), strict=True):
+        assert torch.equal(p, q)
+        for name in ("hess", "momentum"):
+            assert torch.equal(left[1].state[p][name], right[1].state[q][name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("hess_approx", ["price", "gradsq"])
+@pytest.mark.parametrize("cut", [0, 1, 3, 4, 5, 6], ids="after {} draws".format)
+def test_resume_from_a_checkpoint(cut, hess_approx, dtype):
+    whole = make(dtype, hess_approx)
+    train(whole, 0, 9, dtype)
+
+    cut_short = make(dtype, hess_approx)
+    train(cut_short, 0, cut, dtype)
+    saved = through_file([part.state_dict() for part in cut_short])
+    torch.manual_seed(123)  # another process
+    resumed = make(dtype, hess_approx)
+    resumed[1].seed(99)
+    for part, state in zip(resumed, saved, strict=True):
+        part.load_state_dict(state)
+    train(resumed, cut, 9, dtype)
+    assert_same_posterior(whole, resumed)
+    train(cut_short, cut, 9, dtype)
+    assert_same_posterior(whole, cut_short)  # and saving has not disturbed the training that was saved
+
+
+def test_loaded_state_is_a_copy():
+    parts = make()
+    train(parts, 0, 3)
+    saved = parts[1].state_dict()
+    hess = saved["state"][0]["hess"].clone()
+    other = make()
+    other[1].load_state_dict(saved)
+    train(other, 3, 6)
+    assert torch.equal(saved["state"][0]["hess"], hess)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda parts: pickle.loads(pickle.dumps(parts))])
+@pytest.mark.parametrize("cut", [0, 3, 4])
+def test_copies_continue_alike(cut, clone):
+    model, optimizer, _ = make()
+    train((model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)), 0, cut)
+    twin_model, twin = clone((model, optimizer))
+    for m, o in ((model, optimizer), (twin_model, twin)):
+        for k in range(cut, 6):
+            draw(m, o, k, torch.float32)
+        o.step()
+    assert_same_posterior((model, optimizer), (twin_model, twin))
+    assert twin.hess_approx == optimizer.hess_approx
+
+
+def test_state_of_16_bit_parameters_keeps_its_precision():
+    parts = make(torch.bfloat16)
+    train(parts, 0, 6, torch.bfloat16)
+    other = make(torch.bfloat16)
+    other[1].load_state_dict(through_file(parts[1].state_dict()))
+    for name in ("hess", "momentum", "residual"):
+        values = other[1].state[other[0].weight][name]
+        assert values.dtype == torch.float32
+        assert not torch.equal(values, values.bfloat16().float())
+
+
+def test_state_of_another_optimizer_is_refused():
+    model, optimizer, _ = make()
+    groups = [{"params": [model.weight]}, {"params": [model.bias]}]
+    with pytest.raises(ValueError, match="sampling"):
+        optimizer.load_state_dict(torch.optim.SGD(groups, lr=0.1).state_dict())
