@@ -107,8 +107,8 @@ def main() -> None:
         need, peer_needs = (np.ceil(GPUS * options.rate / rate).astype(int) for rate in (mine, theirs))
         print(
             f"{size[0]}x{size[1]}, {kilobytes:.0f} kB: {mine:.0f} images/s per core, "
-            f"torchvision on Pillow {theirs:.0f}: {mine / theirs:.2f} times as many; {GPUS} GPUs at {options.rate:.0f} images/s each are fed by "
-            f"{need} cores instead of {peer_needs}"
+            f"torchvision on Pillow {theirs:.0f}: {mine / theirs:.2f} times as many; "
+            f"{GPUS} GPUs at {options.rate:.0f} images/s each are fed by {need} cores instead of {peer_needs}"
         )
 
 

@@ -2,6 +2,7 @@
 came later.
 """
 
+import os
 import sys
 
 from experiments.errors import RunError, UserError
@@ -11,18 +12,29 @@ def main(arguments: list[str]) -> int:
     try:
         from experiments.commands import dispatch
 
-        return dispatch(arguments)
+        code = dispatch(arguments)
+        sys.stdout.flush()  # now, while a reader who has left or a full disk can still be answered for
+        return code
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
-    except BrokenPipeError:  # the reader of our output has seen enough
-        sys.stdout = None  # type: ignore[assignment]  # nothing is left to flush
-        return 0
     except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        _abandon_unwritable_output()
+        if isinstance(error, BrokenPipeError):  # the reader of our output has seen enough
+            return 0
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _abandon_unwritable_output() -> None:
+    """Otherwise Python tries once more to write it at its exit, and complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

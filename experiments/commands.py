@@ -74,7 +74,12 @@ def _parser() -> Parser:
     run.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     run.add_argument("--checkpoint-seconds", type=float, default=600.0, help="default: %(default)s")
     run.add_argument(
-        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change every training, e.g. epochs=3"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change every training, e.g. epochs=3",
     )
     with_artefact(command("status", _status, "per run: done, running, stopped, failed or waiting"))
     render = with_artefact(command("render", _render, "redraw an artefact, or all, from records alone"))
@@ -142,6 +147,7 @@ def _run(args: argparse.Namespace) -> int:
     if changes:
         specs = _changed(specs, changes)
     options = _options(args)
+    _check_shared(specs, options.processes)
     store = Store(files.writable_folder(args.runs))
     for name in sorted({_dataset(spec) for spec in specs}):
         DATASETS[name].check(data_root())
@@ -178,6 +184,15 @@ def _options(args: argparse.Namespace) -> Options:
         processes=args.processes,
         checkpoint_seconds=args.checkpoint_seconds,
     )
+
+
+def _check_shared(specs: list[AnySpec], processes: int) -> None:
+    """Whether each training can be shared among so many processes."""
+    for train in [spec if isinstance(spec, TrainSpec) else spec.train for spec in specs]:
+        if processes > 1 and train.method.double_backward:
+            raise UserError(f"--processes {processes}: method {train.method.name!r} runs on one device only")
+        if train.batch_size % processes:
+            raise UserError(f"--processes {processes}: must divide batch_size {train.batch_size}")
 
 
 def _assignments(pairs: list[str]) -> dict[str, str]:
@@ -259,9 +274,15 @@ def _state(spec: AnySpec, store: Store) -> str:
         return f"running{_last(folder, 'progress.json')}"
     if any(folder.glob("checkpoint-*.pt")):
         return "stopped at a checkpoint"
-    events = (folder / "log.jsonl").read_text().splitlines() if (folder / "log.jsonl").exists() else []
-    last: dict[str, Any] = json.loads(events[-1]) if events else {}
+    last = _last_event(folder)
     return f"failed: {last['why']}" if last.get("event") == "failed" else "waiting"
+
+
+def _last_event(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+    except (FileNotFoundError, IndexError, json.JSONDecodeError):  # no log yet, or only half a line
+        return {}
 
 
 def _last(folder: Path, name: str) -> str:

@@ -57,15 +57,15 @@ def update_hess(
 ) -> None:
     """h <- beta2 h + (1 - beta2) hhat + (1 - beta2)^2 (h - hhat)^2 / (2 (h + delta)) (Eq. 4), in place.
 
-    Computed as h + e + e^2 / (2 (h + delta)) with e = (1 - beta2) (hhat - h); `precision` is h + delta and
-    `hhat` is consumed. h + delta at most halves in a step, so it stays positive; the floor keeps that true
-    of rounded numbers.
+    Computed as h + r d + r^2 d^2 / (2 (h + delta)) with r = 1 - beta2 and d = hhat - h. `precision` is the
+    old h + delta, and `hhat` is consumed. h + delta at most halves in a step, so it stays positive; the floor
+    keeps that true of rounded numbers.
     """
+    rate = 1 - beta2
     foreach.sub_(hhat, hess)
-    foreach.mul_(hhat, 1 - beta2)
-    foreach.add_(hess, hhat)
+    foreach.add_(hess, hhat, alpha=rate)
     foreach.mul_(hhat, hhat)
-    foreach.addcdiv_(hess, hhat, precision, value=0.5)
+    foreach.addcdiv_(hess, hhat, precision, value=0.5 * rate**2)
     foreach.clamp_min_(hess, hess_floor(weight_decay, hess[0].dtype))
 
 

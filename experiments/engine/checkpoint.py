@@ -7,6 +7,7 @@ content carries the specification's id, so another run's file is. Reading goes b
 import hashlib
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ KEPT = 2
 
 
 def save(folder: Path, spec_id: str, step: int, state: dict[str, Any]) -> Path:
-    """Write the state at `step` (counted over the whole run), then drop all but the newest two."""
+    """Write the state at `step`, a number that grows over the whole run; then drop all but the newest two."""
     buffer = io.BytesIO()
     torch.save({"spec_id": spec_id, "step": step, "state": state}, buffer)
     payload = buffer.getvalue()
@@ -38,13 +39,17 @@ def load(folder: Path, spec_id: str, *, warn: Callable[[str], None]) -> dict[str
         if not complaint:
             return state
         warn(f"checkpoint {path} {complaint}; set aside, going back to the one before it")
-        path.rename(path.with_suffix(".rejected"))
+        with suppress(FileNotFoundError):  # another process of the same run was faster
+            path.rename(path.with_suffix(".rejected"))
     return None
 
 
 def _read(path: Path, spec_id: str) -> tuple[dict[str, Any], str]:
     """The state, or what is wrong with the file."""
-    payload = path.read_bytes()
+    try:
+        payload = path.read_bytes()
+    except FileNotFoundError:
+        return {}, "is gone"
     if hashlib.sha256(payload).hexdigest()[:32] != path.stem.rpartition("-")[2]:
         return {}, "is truncated or altered"
     try:

@@ -5,6 +5,7 @@ import os
 import platform
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +36,16 @@ def execute(spec: AnySpec, store: Store, group: Group, watch: Watch) -> Outcome:
     """
     folder = store.folder(spec)
     if not group.leads:
-        _work(spec, store, group, watch)
+        if group.agree(False):  # what counts is what the leading process found
+            with suppress(Stopped, Diverged):  # it reports them
+                _work(spec, store, group, watch)
         return Outcome("done")
     with lock.claim(folder) as mine:
+        to_do = group.agree(mine and not store.is_over(spec))
         if not mine:
             return Outcome("busy")
-        if not store.is_over(spec):
+        if to_do:
+            store.remove_temporaries(spec)
             try:
                 _attempt(spec, store, group, watch)
             except Stopped:
@@ -48,7 +53,8 @@ def execute(spec: AnySpec, store: Store, group: Group, watch: Watch) -> Outcome:
                 return Outcome("stopped")
             except Exception as error:
                 text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-                _log(folder, "failed", why=text, traceback=traceback.format_exc())
+                with suppress(OSError):  # a full disk may be what failed
+                    _log(folder, "failed", why=text, traceback=traceback.format_exc())
                 return Outcome("failed", text)
     record = store.load(spec)
     assert record is not None  # just written, or there before

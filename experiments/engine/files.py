@@ -47,6 +47,12 @@ def create(path: Path, payload: bytes) -> bool:
     return True
 
 
+def remove_temporaries(folder: Path, name: str = "*") -> None:
+    """Remove what kills have left of writes to `name` in `folder`; for whoever alone may write there now."""
+    for left in folder.glob(f".{name}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def writable_folder(folder: Path) -> Path:
     """`folder`, made if need be; UserError if it cannot be made or written to."""
     try:

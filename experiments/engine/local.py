@@ -41,8 +41,15 @@ class Worker:
     def give(self, spec: AnySpec) -> None:
         self.spec = spec
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(spec.model_dump(mode="json")) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has just died, as the end of its output says too
+            self.process.stdin.write(json.dumps(spec.model_dump(mode="json")) + "\n")
+            self.process.stdin.flush()
+
+    def dismiss(self) -> None:
+        """Let it leave: its input ends."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
 
 
 @dataclass
@@ -77,8 +84,7 @@ class Launcher:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             for worker in self._workers:
-                assert worker.process.stdin is not None
-                worker.process.stdin.close()  # the sign to leave
+                worker.dismiss()
             for worker in self._workers:
                 worker.process.wait()
         return True
@@ -131,6 +137,8 @@ class Launcher:
             self._pending.pop(spec.id)
             worker.give(spec)
             self.display.begin(spec)
+            if self._stopping:  # the signal came while the worker was not yet in the list
+                worker.process.terminate()
 
     def _start(self) -> Worker:
         device = self.options.device
@@ -164,7 +172,8 @@ class Launcher:
     def _listen(self, worker: Worker) -> None:
         assert worker.process.stdout is not None
         for line in worker.process.stdout:
-            self._heard.put((worker, line))
+            if line.endswith("\n"):  # else it died in the middle of a word
+                self._heard.put((worker, line))
         self._heard.put((worker, ""))
 
     def _hear(self, worker: Worker, line: str) -> None:

@@ -55,6 +55,11 @@ class Store:
             path, encode({"format": FORMAT, "id": spec.id, "spec": spec.model_dump(mode="json"), **record})
         )
 
+    def remove_temporaries(self, spec: Spec) -> None:
+        """Clear away what killed attempts have half written; for the process that holds the run's lock."""
+        files.remove_temporaries(self.folder(spec))
+        files.remove_temporaries(self.path(spec).parent, self.path(spec).name)
+
     def copy_to(self, other: "Store", specs: list[Spec]) -> int:
         """Copy the finished records of `specs`; returns how many there were."""
         copied = 0

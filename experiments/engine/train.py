@@ -2,6 +2,7 @@
 bit.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ class Diverged(Exception):
         self.epoch, self.step = epoch, step
 
 
-class _Clock:
+class Clock:
     """Seconds of work on this run over all its attempts, and when something was last done."""
 
     def __init__(self, already: float) -> None:
@@ -79,16 +80,18 @@ class Training:
             "epoch": self.epoch,
             "step": self.step,
             "history": self.history,
-            "losses": self.losses,
-            "hits": self.hits,
+            "losses": self.group.total(self.losses.clone()) / self.group.world,
+            "hits": self.group.total(self.hits.clone()),
             "seconds": seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
-        self.losses.copy_(state["losses"])
-        self.hits.copy_(state["hits"])
+        # What all processes saw is the leading one's from here on: the sums over them stay the same.
+        leads = int(self.group.leads)
+        self.losses.copy_(state["losses"] * self.group.world * leads)
+        self.hits.copy_(state["hits"] * leads)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What is left of this epoch."""
@@ -123,14 +126,11 @@ class Training:
         running = self.running()
         self.network.method.end_epoch(self.epoch)
         if (self.epoch + 1) % spec.curve_every == 0 or self.epoch + 1 == spec.epochs:
-            self.history.append(
-                {
-                    "epoch": self.epoch + 1,
-                    "step": (self.epoch + 1) * self.steps,
-                    **running,
-                    **point_error(self.network, self.judged, self.group),
-                }
-            )
+            point = point_error(self.network, self.judged, self.group)
+            if not math.isfinite(point["nll"]):  # the last step of the epoch was one too far
+                raise Diverged(self.epoch, self.steps)
+            now = {"epoch": self.epoch + 1, "step": (self.epoch + 1) * self.steps}
+            self.history.append({**now, **running, **point})
         self.epoch, self.step = self.epoch + 1, 0
 
 
@@ -143,21 +143,22 @@ def train(spec: TrainSpec, folder: Path, group: Group, watch: Watch) -> dict[str
     saved = checkpoint.load(folder, spec.id, warn=watch.warn)
     if saved is not None:
         training.load_state_dict(saved)
-    clock = _Clock(0.0 if saved is None else saved["seconds"])
+    clock = Clock(0.0 if saved is None else saved["seconds"])
 
     def save() -> None:
         state = training.state_dict(clock.seconds())
         if group.leads:
-            checkpoint.save(folder, spec.id, training.epoch * training.steps + training.step, state)
+            # An epoch's end counts as a step: a checkpoint after it is newer than one after its last step.
+            checkpoint.save(folder, spec.id, training.epoch * (training.steps + 1) + training.step, state)
 
     while training.epoch < spec.epochs:
         _set_lr(training)
         training.network.model.train()
         for images, labels in training.batches():
             training.take_step(images, labels)
-            if not _look_up(training, clock, watch):
+            if not look_up(training, clock, watch):
                 continue
-            watch.progress(_news(training, clock))
+            watch.progress(news(training, clock))
             if group.agree(watch.stop()):
                 save()
                 raise Stopped
@@ -174,10 +175,11 @@ def train(spec: TrainSpec, folder: Path, group: Group, watch: Watch) -> dict[str
     }
 
 
-def _look_up(training: Training, clock: _Clock, watch: Watch) -> bool:
+def look_up(training: Training, clock: Clock, watch: Watch) -> bool:
     """Whether to look at clock and signals after this step: the same answer on every process."""
     if training.group.world > 1:
-        return training.step % watch.group_check_steps == 0
+        taken = training.epoch * training.steps + training.step  # an epoch may be shorter than the interval
+        return taken % watch.group_check_steps == 0
     return clock.news_due(watch.progress_seconds)
 
 
@@ -190,7 +192,7 @@ def _set_lr(training: Training) -> None:
         group["lr"] = spec.method.lr * factor
 
 
-def _news(training: Training, clock: _Clock) -> dict[str, Any]:
+def news(training: Training, clock: Clock) -> dict[str, Any]:
     running = training.running()
     return {
         "epoch": training.epoch,

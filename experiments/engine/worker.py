@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from experiments.engine import lock
 from experiments.engine.distributed import Group, join, single
 from experiments.engine.execute import CPU_THREADS, Outcome, execute
 from experiments.engine.record import Store
@@ -55,7 +56,8 @@ def main() -> None:
     for line in _lines_until_orphaned():
         spec = parse_spec(json.loads(line))
         if args.processes > 1 and isinstance(spec, TrainSpec):
-            outcome = _torchrun(spec, args, say, stop)
+            busy = lock.is_claimed(store.folder(spec))  # cheaper than several processes that find it out
+            outcome = Outcome("busy") if busy else _torchrun(spec, args, say, stop)
         else:
             outcome = execute(spec, store, _alone(args.device), watch)
         say({"end": outcome.end, "why": outcome.why})
@@ -105,8 +107,11 @@ def _own_stdout() -> Say:
     guard = threading.Lock()
 
     def say(message: dict[str, Any]) -> None:
-        with guard:
-            out.write(json.dumps(message) + "\n")
+        try:
+            with guard:
+                out.write(json.dumps(message) + "\n")
+        except BrokenPipeError:  # the launcher is gone: as when its input ends, below
+            os._exit(1)
 
     return say
 

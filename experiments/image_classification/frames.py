@@ -9,7 +9,7 @@ from experiments.engine.artefact import Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.errors import RunError
-from experiments.image_classification.grid import EPOCHS, SEEDS
+from experiments.image_classification.grid import EPOCHS
 from experiments.image_classification.methods import LABELS
 from experiments.models import MODELS
 
@@ -116,18 +116,17 @@ def published(name: str) -> pd.DataFrame:
 
 def caption(what: str, scale: Scale, specs: list[EvalSpec] | list[TrainSpec], store: Store) -> str:
     """What is shown, at which scale it was measured, on what, and how many of the runs are there."""
-    records = [record for spec in specs if (record := store.done(spec))]
+    trainings = [spec if isinstance(spec, TrainSpec) else spec.train for spec in specs]
+    seeds = len({spec.seed for spec in trainings})
     if scale == "paper":
-        protocol = "the paper's protocol"
+        protocol = f"the paper's protocol, {seeds} seeds"
     else:
-        protocol = (
-            f"scale {scale}: {EPOCHS[scale]} epochs in place of the paper's 200, {len(SEEDS[scale])} seeds"
-        )
+        protocol = f"scale {scale}, {EPOCHS[scale]} epochs in place of the paper's 200, {seeds} seeds"
     if scale == "demo":
-        protocol += ", learning rates tuned on held-out training images"
-    devices = sorted({record["machine"]["device"] for record in records}) or ["nothing yet"]
-    missing = len(specs) - len(records)
-    parts = [what, f"Ours: {protocol}; measured on {', '.join(devices)}."]
-    if missing:
-        parts.append(f"{missing} of {len(specs)} runs are missing.")
+        protocol += ", learning rates chosen on held-out training images"
+    records = [record for spec in specs if (record := store.done(spec))]
+    devices = sorted({record["machine"]["device"] for record in records})
+    parts = [what, f"Ours: {protocol}; measured on {', '.join(devices) or 'nothing yet'}."]
+    if len(records) < len(specs):
+        parts.append(f"{len(specs) - len(records)} of {len(specs)} runs are missing.")
     return " ".join(parts)

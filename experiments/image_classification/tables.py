@@ -20,6 +20,8 @@ from experiments.image_classification.frames import (
 )
 from experiments.image_classification.grid import (
     GRID_METHODS,
+    GRID_SEEDS,
+    SEEDS,
     TABLE1_METHODS,
     TABLE1_PAIRS,
     cells,
@@ -37,11 +39,11 @@ BETTER = tuple(
 
 
 def _table1(scale: Scale) -> list[EvalSpec]:
-    return cells(TABLE1_PAIRS[scale], TABLE1_METHODS, scale)
+    return cells(TABLE1_PAIRS[scale], TABLE1_METHODS, SEEDS[scale], scale)
 
 
 def _grid(dataset: str, scale: Scale) -> list[EvalSpec]:
-    return cells(grid_pairs(dataset, scale), GRID_METHODS, scale)
+    return cells(grid_pairs(dataset, scale), GRID_METHODS, GRID_SEEDS[scale], scale)
 
 
 def _table(name: str, title: str, runs: Callable[[Scale], list[EvalSpec]]) -> Artefact:

@@ -27,7 +27,7 @@ class ModelInfo:
     def build(
         self, num_classes: int, *, in_channels: int = 3, width: int | None = None, side: int = 32
     ) -> nn.Module:
-        """The network with fresh weights from torch's global generator; the paper's counts need the default width."""
+        """The network, its weights drawn from torch's global generator; the paper's has the default width."""
         width = self.default_width if width is None else width
         return self.builder(num_classes, in_channels=in_channels, width=width, side=side)
 

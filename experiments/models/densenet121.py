@@ -1,4 +1,4 @@
-"""DenseNet-121 (Huang et al., 2017) at growth 12 with a 3x3 stem and filter response normalisation: 1.0M weights."""
+"""DenseNet-121 (Huang et al., 2017), growth 12, 3x3 stem, filter response normalisation: 1.0M weights."""
 
 from collections import OrderedDict
 
@@ -35,7 +35,7 @@ def transition(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 class DenseNet121(nn.Module):
-    """`width` is the growth rate; the classifier grows with images of more than 32 pixels."""
+    """`width` is the growth rate; the classifier grows with images above 32 pixels."""
 
     def __init__(self, num_classes: int, in_channels: int = 3, width: int = 12, side: int = 32) -> None:
         super().__init__()

@@ -1,10 +1,12 @@
 """Filter response normalisation with a learned threshold, the only normalisation of the paper's networks.
 
-Singh & Krishnan (2020). Written as the formula stands, its many passes over memory cost more time than the convolutions
-of a ResNet-20 on a CPU. `filter_response_norm` therefore keeps only `x` and one number per example and channel for the
-backward pass, which is written by hand; on a CPU both passes run in blocks that stay in the cache (`frn_cpu.py`).
+Singh & Krishnan (2020). Written as the formula stands, its many passes over memory take longer on a CPU than
+the convolutions of a ResNet-20. `filter_response_norm` therefore has its backward pass written by hand, for
+which it keeps only `x` and one number per example and channel. On a CPU both passes run in blocks that stay
+in the cache (`frn_cpu.py`).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ EPS = 1e-6  # added to the mean square
 def filter_response_norm_reference(
     x: Tensor, gamma: Tensor, beta: Tensor, tau: Tensor, eps: float = EPS
 ) -> Tensor:
-    """y = max(gamma x / sqrt(mean_hw(x^2) + eps) + beta, tau): the formula, left to autograd; the oracle of the tests."""
+    """y = max(gamma x / sqrt(mean_hw(x^2) + eps) + beta, tau), left to autograd: the oracle of the tests."""
     wide = x.to(_wide_dtype(x, gamma))
     gamma, beta, tau = (p[:, None, None] for p in (gamma, beta, tau))
     mean_square = wide.square().mean(dim=(-2, -1), keepdim=True)
@@ -102,14 +104,15 @@ class _Normalise(Function):
         return _normalise(x, gamma, beta, tau, eps)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         *tensors, ctx.eps = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, output[1])
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        dy = cotangents[0]
         if dy is None:
             return None, None, None, None, None
         x, gamma, beta, tau, inverse_rms = ctx.saved_tensors
@@ -117,7 +120,9 @@ class _Normalise(Function):
         return dx, *(g.reshape(-1, len(gamma)).sum(0).to(gamma.dtype) for g in per_example), None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], *inputs: Any
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         x, *parameters, eps = inputs
         if in_dims[1:] == (None,) * 4:  # one network, many examples: a larger batch
             x = x.movedim(in_dims[0], 0)
@@ -128,7 +133,7 @@ class _Normalise(Function):
 
 
 class _PullBack(Function):
-    """The backward pass as a function of its own, so that it has a batching rule and a derivative (Hessian products)."""
+    """The backward pass, itself a function with a batching rule and a derivative (Hessian products)."""
 
     @staticmethod
     def forward(
@@ -139,26 +144,23 @@ class _PullBack(Function):
         return _pull_back(dy, x, gamma, beta, tau, inverse_rms)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *tensors, _inverse_rms, ctx.eps = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        def pull_back(*tensors: Tensor) -> tuple[Tensor, ...]:
-            return _pull_back_from_inputs(*tensors, ctx.eps)
-
-        _, differentiate = torch.func.vjp(pull_back, *ctx.saved_tensors)
+        pull_back = partial(_pull_back_from_inputs, eps=ctx.eps)
+        differentiate = torch.func.vjp(pull_back, *ctx.saved_tensors)[1]
         return *differentiate(cotangents), None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         dy, x, *parameters, inverse_rms, eps = inputs
         dims = in_dims[0], in_dims[1], in_dims[5]
         if in_dims[2:5] == (None,) * 3 and None not in dims:
             dy, x, inverse_rms = (t.movedim(d, 0) for t, d in zip((dy, x, inverse_rms), dims, strict=True))
-            flat = (t.reshape(-1, *t.shape[-3:]) for t in (dy, x, inverse_rms))
-            flat_dy, flat_x, flat_rms = flat
+            flat_dy, flat_x, flat_rms = (t.reshape(-1, *t.shape[-3:]) for t in (dy, x, inverse_rms))
             dx, *sums = _PullBack.apply(flat_dy, flat_x, *parameters, flat_rms, eps)
             return (dx.reshape(x.shape), *(s.reshape(x.shape[:-2]) for s in sums)), (0,) * 4
         return torch.vmap(_pull_back, in_dims[:6])(*inputs[:6]), (0,) * 4

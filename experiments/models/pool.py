@@ -7,8 +7,8 @@ from torch.nn import functional
 class BlockPool(nn.Module):
     """Mean over blocks of 4x4 pixels, flattened to (batch, channels x cells).
 
-    A 32-pixel image ends as one block. A 64-pixel image (TinyImageNet) keeps 2x2 = 4 cells, so its classifier sees four
-    times the features. A map smaller than 4x4 is averaged whole.
+    A 32-pixel image ends as one block. A 64-pixel image (TinyImageNet) keeps 2x2 = 4 cells, so its
+    classifier sees four times the features. A map smaller than 4x4 is averaged whole.
     """
 
     def __init__(self, map_side: int) -> None:

@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Four stages of `width` to 8 `width` channels; the classifier grows with images of more than 32 pixels."""
+    """Four stages of `width` to 8 `width` channels; the classifier grows with images above 32 pixels."""
 
     def __init__(self, num_classes: int, in_channels: int = 3, width: int = 64, side: int = 32) -> None:
         super().__init__()

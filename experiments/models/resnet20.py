@@ -1,4 +1,4 @@
-"""ResNet-20 (He et al., 2016, for CIFAR) with filter response normalisation: 272k weights, the paper's main network."""
+"""ResNet-20 for CIFAR (He et al., 2016) with filter response normalisation: 274k weights."""
 
 from collections import OrderedDict
 
@@ -10,7 +10,7 @@ BLOCKS_PER_STAGE = 3  # depth 6n + 2
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; nothing follows the sum, FRN's threshold is the only nonlinearity."""
+    """Two 3x3 convolutions beside a shortcut. No activation but FRN's threshold; none after the sum."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -4,7 +4,8 @@
 def halving_stride(side: int) -> int:
     """2, or 1 where a map of `side` pixels would become a single pixel.
 
-    The root mean square of one pixel is its own size, so that filter response normalisation leaves its sign alone and no
-    gradient passes. No layout of the paper comes so far; 8x8 digits do in the networks with more than two halvings.
+    The root mean square of one pixel is its own size: filter response normalisation would leave nothing but
+    its sign, and no gradient would pass. None of the paper's networks comes so far on the paper's images;
+    8x8 digits do in the networks that halve more than twice.
     """
     return 2 if side >= 4 else 1

@@ -1,5 +1,7 @@
 """What `sampled_params` promises: a draw inside, exactly the mean outside, noise that can be reproduced."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -13,9 +15,8 @@ def make_params(dtype=torch.float32):
     """Magnitudes from 1e-6 to 1e3, so that adding and subtracting the noise would not restore the bits."""
     rng = torch.Generator().manual_seed(0)
     scale = torch.logspace(-6, 3, 50)
-    return [
-        nn.Parameter((torch.randn(50, generator=rng) * scale).to(dtype).reshape(s)) for s in [(5, 10), (50,)]
-    ]
+    values = [(torch.randn(50, generator=rng) * scale).to(dtype) for _ in range(2)]
+    return [nn.Parameter(values[0].reshape(5, 10)), nn.Parameter(values[1])]
 
 
 def snapshot(params):
@@ -49,9 +50,14 @@ def test_weights_are_restored_and_the_draw_does_not_count_after_an_exception(err
     params = make_params()
     optimizer = IVON(params, lr=0.1, ess=10.0)
     before = snapshot(params)
-    with pytest.raises(error), optimizer.sampled_params(train=True):
-        params[0].grad = torch.ones_like(params[0])
-        raise error
+
+    def interrupted():
+        with optimizer.sampled_params(train=True):
+            params[0].grad = torch.ones_like(params[0])
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
     assert same(before, params)
     with pytest.raises(RuntimeError, match="step"):
         optimizer.step()
@@ -85,8 +91,6 @@ def test_backward_after_the_context_raises_instead_of_using_the_wrong_weights():
 
 @pytest.mark.parametrize("call", ["sampled_params", "step", "state_dict", "copy"])
 def test_calls_that_make_no_sense_within_the_context_say_so(call):
-    import copy
-
     optimizer = IVON(make_params(), lr=0.1, ess=10.0)
     calls = {
         "sampled_params": lambda: optimizer.sampled_params().__enter__(),
@@ -193,7 +197,7 @@ def test_evaluation_in_inference_mode_may_come_before_training():
 def test_small_steps_of_16_bit_parameters_are_not_lost(dtype):
     """From 1.0 the next bfloat16 is 0.0039 away; a thousand steps of 1e-4 must nevertheless arrive at 0.9."""
     p = nn.Parameter(torch.ones(4, dtype=dtype))
-    optimizer = IVON([p], lr=1e-4, ess=1e12, beta1=0.0, weight_decay=0.0, beta2=0.999999)
+    optimizer = IVON([p], lr=1e-4, ess=100.0, beta1=0.0, weight_decay=0.0, beta2=1 - 1e-9)
     for _ in range(1000):
         with optimizer.sampled_params(train=True):
             p.grad = torch.ones_like(p)

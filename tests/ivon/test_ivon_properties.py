@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -14,16 +14,18 @@ DELTAS = st.sampled_from([0.0, 1e-6, 1e-4, 0.1, 3.0])
 BETA2 = st.floats(0.0, 0.99999)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     delta=DELTAS,
     beta2=BETA2,
     start=st.floats(1e-3, 1e3),
-    estimates=st.lists(st.floats(-1e6, 1e6) | st.just(math.nan), min_size=1, max_size=60),
+    estimates=st.lists(st.floats(-1e6, 1e6) | st.just(math.nan), min_size=1, max_size=40),
 )
+@example(delta=0.1, beta2=0.5, start=1.0, estimates=[math.nan] * 60)
+@example(delta=0.0, beta2=0.99999, start=1.0, estimates=[math.nan] * 200)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_precision_stays_positive_for_any_hessian_estimates(dtype, delta, beta2, start, estimates):
-    """NaN stands for the worst case, the estimate that halves h + delta: hhat = h - (h + delta) / (1 - beta2)."""
+    """NaN stands for the worst estimate, the one that halves h + delta: h - (h + delta) / (1 - beta2)."""
     hess = torch.tensor([start], dtype=dtype)
     for hhat in estimates:
         precision = hess + delta
@@ -33,9 +35,11 @@ def test_precision_stays_positive_for_any_hessian_estimates(dtype, delta, beta2,
         _update.update_hess([hess], [now.clone()], [precision], beta2, delta)
         after = (hess + delta).item()
         assert after > 0
-        # At most halved, up to the rounding of h itself, which is near -delta at worst.
-        epsilon = torch.finfo(dtype).eps
-        assert after >= 0.5 * before * (1 - 100 * epsilon) - 4 * epsilon * delta
+        # At most halved, up to the rounding of h itself, which is near -delta at worst; and the squares of
+        # numbers below 1e-18 are zero in float32.
+        if before > 1e-18:
+            epsilon = torch.finfo(dtype).eps
+            assert after >= 0.5 * before * (1 - 100 * epsilon) - 4 * epsilon * delta
 
 
 @settings(max_examples=50, deadline=None)
@@ -90,14 +94,14 @@ def one_step_estimate(optimizer, p, gradient):
     with optimizer.sampled_params(train=True):
         p.grad = gradient(p.detach())
     optimizer.step()
-    return (optimizer.state[p]["hess"] - hess) / (1 - optimizer.param_groups[0]["beta2"])
+    return hess + (optimizer.state[p]["hess"] - hess) / (1 - optimizer.param_groups[0]["beta2"])
 
 
 COPIES = 40_000
 
 
 def test_stein_identity_on_a_quadratic():
-    """E[hhat] is the diagonal of the Hessian A, also when A has large other entries and a negative one on it."""
+    """E[hhat] is the diagonal of the Hessian A, whatever its other entries and signs."""
     a = torch.tensor([[2.0, 1.5, 0.0], [1.5, 0.5, -1.0], [0.0, -1.0, -0.7]], dtype=torch.float64)
     p = nn.Parameter(torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64).repeat(COPIES, 1))
     optimizer = IVON([p], 0.1, 50.0, hess_init=2.0, beta2=1 - 1e-7)
@@ -122,14 +126,13 @@ def test_stein_identity_at_a_kink():
 
 
 def test_finds_the_mean_field_posterior_of_bayesian_linear_regression():
-    """Gaussian likelihood with unit noise and prior N(0, 1 / (N delta)): m is the exact posterior mean, and the
-    variances are 1 / diag(X'X + N delta), the best factorised Gaussian.
+    """Unit noise, prior N(0, 1 / (N delta)): m is the exact posterior mean, the variances are those of the
+    best factorised Gaussian, 1 / diag(X'X + N delta).
     """
     rng = torch.Generator().manual_seed(0)
     n, delta = 40, 0.1
-    x = torch.randn(n, 5, generator=rng, dtype=torch.float64) @ torch.diag(
-        torch.tensor([0.5, 1, 1.5, 2, 3]).double()
-    )
+    scales = torch.tensor([0.5, 1.0, 1.5, 2.0, 3.0], dtype=torch.float64)
+    x = torch.randn(n, 5, generator=rng, dtype=torch.float64) * scales
     x[:, 1] += 0.5 * x[:, 0]  # correlated columns
     y = x @ torch.ones(5, dtype=torch.float64) + torch.randn(n, generator=rng, dtype=torch.float64)
     gram = x.T @ x
@@ -138,7 +141,7 @@ def test_finds_the_mean_field_posterior_of_bayesian_linear_regression():
     p = nn.Parameter(torch.zeros(5, dtype=torch.float64))
     optimizer = IVON([p], 0.05, ess=n, hess_init=1.0, beta2=0.999, weight_decay=delta, rescale_lr=False)
     optimizer.seed(0)
-    steps = 4000
+    steps = 2000
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
         optimizer.param_groups[0]["beta2"] = 1 - max(1e-2 * (1 - step / steps) ** 2, 5e-4)
@@ -147,6 +150,6 @@ def test_finds_the_mean_field_posterior_of_bayesian_linear_regression():
         optimizer.step()
     sigma = (n * (optimizer.state[p]["hess"] + delta)) ** -0.5
     expected = torch.diag(precision) ** -0.5
-    # The estimate of h averages over about 2,000 steps with a relative noise of a few: 5 percent or so of h.
+    # The estimate of h averages over about 1,000 steps with a relative noise of a few: 5 percent or so of h.
     torch.testing.assert_close(sigma, expected, rtol=0.08, atol=0)
     assert ((p.detach() - torch.linalg.solve(precision, x.T @ y)).abs() < 0.2 * expected).all()

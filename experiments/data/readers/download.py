@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from experiments.data.readers.disk import exclusive
@@ -38,13 +39,15 @@ def ensure_folder(root: Path, archive: Archive) -> Path:
             if not folder.is_dir():
                 _download_into_place(folder, archive)
     except (OSError, HTTPException) as error:  # no network, a broken transfer, a full or read-only disk
+        if isinstance(error, HTTPError):
+            error.close()  # it is also the server's answer, with an open connection
         raise RunError(f"{_missing(folder, archive)} ({getattr(error, 'reason', None) or error})") from error
     return folder
 
 
 def _missing(folder: Path, archive: Archive) -> str:
     return (
-        f"{archive.title} is not in {folder}, and fetching {archive.url} failed: unpack it on a machine with a "
+        f"{archive.title} is not in {folder}, and fetching {archive.url} failed: unpack it where there is a "
         f"network and put the folder {archive.folder} under $IVON_DATA, now {folder.parent}"
     )
 

@@ -120,7 +120,7 @@ def test_network_under_autocast():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("model", ["resnet20", "densenet121"])
+@pytest.mark.parametrize("model", ["resnet20", "resnet18"])
 def test_per_example_gradients_equal_a_loop(model):
     torch.manual_seed(0)
     network = MODELS[model].build(10, in_channels=1, width=4, side=8).double()
@@ -137,7 +137,7 @@ def test_per_example_gradients_equal_a_loop(model):
         alone = torch.autograd.grad(loss(weights, x[i], labels[i]), list(weights.values()))
         assert_all_close(
             [g[i] for g in together.values()], list(alone), 1e-9
-        )  # 121 layers of float64 roundings
+        )  # float64 roundings through up to 20 layers
 
 
 def test_vmap_over_weights_and_without_a_batch_axis():

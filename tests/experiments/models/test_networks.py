@@ -42,7 +42,7 @@ def test_logits_of_colour_images(name, side):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_narrow_network_learns_small_grey_images(name):
-    """Gradient reaches every layer at 8x8 pixels; none would where FRN sees single pixels, its output being their sign."""
+    """At 8x8 pixels gradient still reaches the first layer; none would where FRN sees single pixels."""
     torch.manual_seed(0)
     network = MODELS[name].build(10, in_channels=1, width=4, side=8)
     logits = network(torch.randn(5, 1, 8, 8))

@@ -1,0 +1,62 @@
+"""A small smooth network on the handwritten digits, for every method alike."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines import METHODS
+from baselines.method import Method
+from experiments.data import open_split
+
+# Learning rates at which the small network learns within seconds; a method that is not named has to learn at 0.02.
+LEARNING_RATES = {"sgd": 0.2, "adahessian": 0.2, "ivon": 1.0}
+TRAIN_SIZE, BATCH = 1000, 100
+
+
+def build(name: str, *, seed: int = 0, frozen: tuple[str, ...] = ()) -> tuple[nn.Module, Method]:
+    """The same weights every time, and the method with its defaults; parameters named in `frozen` do not train."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 4 * 4, 10)
+        )
+    model.to(memory_format=torch.channels_last)
+    for parameter in frozen:
+        model.get_parameter(parameter).requires_grad_(False)
+    settings = METHODS[name](lr=LEARNING_RATES.get(name, 0.02))
+    return model, settings.build(model, train_size=TRAIN_SIZE, seed=seed)
+
+
+@pytest.fixture
+def built() -> Callable[..., tuple[nn.Module, Method]]:
+    return build
+
+
+@pytest.fixture(scope="session")
+def batches() -> Callable[[int, int], list[tuple[Tensor, Tensor]]]:
+    """`batches(first, last)`: mini-batches of the digits, always the same ones under the same number."""
+    data = open_split("digits", "train", device="cpu")
+
+    def take(first: int, last: int) -> list[tuple[Tensor, Tensor]]:
+        steps = data.steps(BATCH)
+        return [
+            next(data.epoch(0, number // steps, BATCH, start=number % steps)) for number in range(first, last)
+        ]
+
+    return take
+
+
+@pytest.fixture
+def run() -> Callable[..., list[float]]:
+    """Train on these batches; the losses."""
+
+    def train(model: nn.Module, method: Method, chosen: list[tuple[Tensor, Tensor]]) -> list[float]:
+        return [
+            method.step(lambda i=images, t=labels: F.cross_entropy(model(i), t)).item()
+            for images, labels in chosen
+        ]
+
+    return train

@@ -1,0 +1,156 @@
+"""Several processes that share one training, over gloo on CPUs."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from experiments.engine.distributed import Group
+from experiments.engine.execute import execute
+from experiments.engine.record import Store
+from experiments.engine.watch import Watch
+
+
+@pytest.fixture
+def together(in_child, tmp_path) -> Callable[..., None]:
+    """`together(2, action)`: `action(group)` in so many processes that form a group; all have to end well."""
+    meetings = iter(range(100))
+
+    def start(world: int, action: Callable[[Group], None]) -> None:
+        meeting = tmp_path / f"meeting{next(meetings)}"
+
+        def member(rank: int) -> None:
+            threading.Timer(60, lambda: os._exit(3)).start()  # a group that hangs
+            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+            action(Group(rank=rank, world=world, device=torch.device("cpu")))
+            dist.destroy_process_group()
+
+        members = [in_child(lambda rank=rank: member(rank)) for rank in range(world)]
+        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in members] == [0] * world
+
+    return start
+
+
+def stop_after_looks(count: int) -> Callable[[], bool]:
+    left = iter(range(count - 1))
+    return lambda: next(left, None) is None
+
+
+def history(store: Store, spec) -> list[float]:
+    return [value for point in store.done(spec)["result"]["history"] for value in point.values()]
+
+
+@pytest.mark.parametrize("method", ["sgd", "adamw", "ivon"])
+def test_two_processes_give_the_result_of_one(method, tiny, cpu, together, tmp_path):
+    """Also IVON without `sync`, whose draws are then alike on all processes."""
+    spec = tiny(method, lr=0.01)
+    alone, shared = Store(tmp_path / "alone"), Store(tmp_path / "shared")
+    assert execute(spec, alone, cpu, Watch()).end == "done"
+    together(2, lambda group: execute(spec, shared, group, Watch()))
+    assert shared.load(spec)["machine"]["processes"] == 2
+    # Gradients are sums in another order, so float32 rounding, grown over four steps at a small learning rate;
+    # AdamW divides small gradients by their own size, which grows it most. Errors count whole images of 797.
+    assert history(shared, spec) == pytest.approx(history(alone, spec), rel=2e-3, abs=0.3)
+    losses = [[p["train_nll"] for p in s.done(spec)["result"]["history"]] for s in (alone, shared)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["sgd", "ivon"])
+def test_stopped_and_resumed_by_two_equals_uninterrupted_by_two(
+    method, tiny, together, tmp_path, last_state, assert_same_bits
+):
+    """An epoch is shorter than the steps between two looks; the leading process decides for both."""
+    spec = tiny(method)
+    whole, cut = Store(tmp_path / "whole"), Store(tmp_path / "cut")
+    together(2, lambda group: execute(spec, whole, group, Watch()))
+
+    def attempt(group: Group) -> None:
+        ends = [
+            execute(spec, cut, group, Watch(stop=stop_after_looks(1), group_check_steps=3)).end,
+            execute(spec, cut, group, Watch()).end,
+        ]
+        assert not group.leads or ends == ["stopped", "done"]
+
+    together(2, attempt)
+    assert_same_bits(last_state(cut.folder(spec), spec), last_state(whole.folder(spec), spec))
+    assert history(cut, spec) == history(whole, spec)
+
+
+def test_ivon_with_draws_of_its_own_on_every_process(tiny, cpu, together, tmp_path, last_state, assert_same_bits):
+    base = tiny("ivon")
+    spec = tiny(method=base.method.name, epochs=2).model_copy(
+        update={"method": base.method.model_copy(update={"sync": True})}
+    )
+    whole, cut = Store(tmp_path / "whole"), Store(tmp_path / "cut")
+    together(2, lambda group: execute(spec, whole, group, Watch()))
+
+    def attempt(group: Group) -> None:
+        execute(spec, cut, group, Watch(stop=stop_after_looks(1), group_check_steps=3))
+        execute(spec, cut, group, Watch())
+
+    together(2, attempt)
+    assert_same_bits(last_state(cut.folder(spec), spec), last_state(whole.folder(spec), spec))
+
+    alike = Store(tmp_path / "alike")
+    together(2, lambda group: execute(base, alike, group, Watch()))
+    assert history(alike, base) != history(whole, spec)
+
+
+def test_run_that_is_over_or_claimed_is_left_alone_by_all(tiny, together, store):
+    """No process waits for another that has nothing to do."""
+    spec = tiny(epochs=1)
+
+    def twice(group: Group) -> None:
+        ends = [execute(spec, store, group, Watch()).end for _ in range(2)]
+        assert ends == ["done", "done"]
+
+    together(2, twice)
+    log = (store.folder(spec) / "log.jsonl").read_text()
+    assert log.count('"started"') == 1
+
+    from experiments.engine import lock
+
+    other = tiny(epochs=1, seed=1)
+    with lock.claim(store.folder(other)):
+        together(2, lambda group: _expect_busy(other, store, group))
+    assert not store.is_over(other)
+
+
+def _expect_busy(spec, store: Store, group: Group) -> None:
+    end = execute(spec, store, group, Watch()).end
+    assert not group.leads or end == "busy"
+
+
+def test_divergence_is_recorded_once_and_nobody_hangs(tiny, together, store):
+    spec = tiny(lr=1e30, warmup_epochs=0)
+    together(2, lambda group: execute(spec, store, group, Watch()))
+    assert store.load(spec)["failure"]["step"] == 1
+
+
+def test_damaged_checkpoint_is_set_aside_by_whoever_is_first(tiny, together, store):
+    spec = tiny()
+    together(2, lambda group: execute(spec, store, group, Watch(stop=lambda: True, group_check_steps=1)))
+    (path,) = Path(store.folder(spec)).glob("checkpoint-*.pt")
+    path.write_bytes(path.read_bytes()[:-1])
+    together(2, lambda group: execute(spec, store, group, Watch()))
+    assert store.done(spec)
+
+
+def test_adahessian_is_refused(tiny, together, store):
+    spec = tiny("adahessian")
+
+    def attempt(group: Group) -> None:
+        if group.leads:
+            outcome = execute(spec, store, group, Watch())
+            assert outcome.end == "failed"
+            assert "one device only" in outcome.why
+            assert "\n" not in outcome.why
+        else:
+            with pytest.raises(Exception, match="one device only"):
+                execute(spec, store, group, Watch())
+
+    together(2, attempt)

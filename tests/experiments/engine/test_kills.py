@@ -1,0 +1,106 @@
+"""A run that is killed again and again, also in the middle of a write, ends with the same bits."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from experiments.engine.execute import execute
+from experiments.engine.record import Store
+from experiments.engine.spec import EvalSpec
+from experiments.engine.watch import Watch
+
+# Looks and writes at every step, so that there is much to be hit.
+BUSY = Watch(progress_seconds=0.0, checkpoint_seconds=1e-9, warn=pytest.fail)
+
+
+def result(store: Store, spec) -> str:
+    found = dict(store.done(spec)["result"])
+    del found["seconds"]
+    return repr(found)
+
+
+def run_all(specs, store: Store, cpu) -> None:
+    for spec in specs:
+        assert execute(spec, store, cpu, BUSY).end == "done"
+
+
+def kill_oneself_at_write(number: int) -> None:
+    """From now on, SIGKILL instead of the `number`-th call that makes a file durable, moves, links or removes it."""
+    calls = 0
+
+    def deadly(real):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in ("fsync", "replace", "link", "unlink"):
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+def hidden(store: Store) -> list[str]:
+    return [path.name for path in store.root.rglob(".*.tmp")]
+
+
+@pytest.fixture
+def specs(tiny):
+    train = tiny("ivon")
+    return [train, EvalSpec(train=train, draws=2)]
+
+
+@pytest.fixture
+def undisturbed(specs, cpu, tmp_path) -> list[str]:
+    store = Store(tmp_path / "undisturbed")
+    run_all(specs, store, cpu)
+    return [result(store, spec) for spec in specs]
+
+
+def test_killed_at_its_writes(specs, undisturbed, store, cpu, in_child):
+    """Every attempt gets a little further: the first dies at its first write, the second at its second, ..."""
+
+    def attempt(number: int) -> None:
+        kill_oneself_at_write(number)
+        run_all(specs, store, cpu)
+
+    deaths = 0
+    while os.WIFSIGNALED(os.waitpid(in_child(lambda: attempt(deaths + 1)), 0)[1]):
+        deaths += 1
+        assert len(hidden(store)) <= 2  # what the last attempts left in the run's folder and beside its record
+    assert deaths > 8
+    assert [result(store, spec) for spec in specs] == undisturbed
+    assert store.load(specs[0])["machine"]["attempts"] > 4
+    kept = sorted(path.name for path in store.folder(specs[0]).iterdir() if "checkpoint" not in path.name)
+    assert kept == ["lock", "log.jsonl", "progress.json"]
+    assert len(list(store.folder(specs[0]).glob("*checkpoint*"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("round_", range(3))
+def test_killed_at_random_moments(round_, specs, undisturbed, store, cpu, in_child):
+    moments = random.Random(round_)
+    deaths = 0
+    for _ in range(200):
+        pid = in_child(lambda: run_all(specs, store, cpu))
+        deadline = time.monotonic() + moments.uniform(0.05, 1.0)
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.001)
+        else:
+            os.kill(pid, signal.SIGKILL)
+            _, status = os.waitpid(pid, 0)
+        if os.WIFEXITED(status):
+            assert status == 0
+            break
+        deaths += 1
+    assert deaths > 2
+    assert [result(store, spec) for spec in specs] == undisturbed
+    assert len(hidden(store)) <= 1

@@ -1,0 +1,57 @@
+"""One process per run, however the one before it died."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from experiments.engine import lock
+
+
+@pytest.fixture
+def holder(tmp_path, in_child):
+    """A process that holds the lock of `tmp_path` until it is killed."""
+    ready, tell = os.pipe()
+
+    def hold() -> None:
+        with lock.claim(tmp_path) as mine:
+            os.write(tell, b"y" if mine else b"n")
+            time.sleep(60)
+
+    pid = in_child(hold)
+    assert os.read(ready, 1) == b"y"
+    yield pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_second_process_sees_busy(tmp_path, holder):
+    with lock.claim(tmp_path) as mine:
+        assert not mine
+    assert lock.is_claimed(tmp_path)
+
+
+def test_killed_holder_frees_it(tmp_path, holder):
+    os.kill(holder, signal.SIGKILL)
+    os.waitid(os.P_PID, holder, os.WEXITED | os.WNOWAIT)
+    assert not lock.is_claimed(tmp_path)
+    with lock.claim(tmp_path) as mine:
+        assert mine
+
+
+def test_free_after_use_and_after_an_exception(tmp_path):
+    folder = tmp_path / "run"
+    assert not lock.is_claimed(folder)
+    assert not folder.exists()  # looking makes nothing
+    with pytest.raises(ZeroDivisionError), lock.claim(folder) as mine:
+        assert mine
+        assert lock.is_claimed(folder)
+        raise ZeroDivisionError
+    assert not lock.is_claimed(folder)
+
+
+def test_runs_are_independent(tmp_path):
+    with lock.claim(tmp_path / "a") as one, lock.claim(tmp_path / "b") as other:
+        assert one
+        assert other
