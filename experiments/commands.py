@@ -245,8 +245,11 @@ def _report(specs: list[AnySpec], store: Store) -> None:
     for spec in specs:
         record = store.done(spec)
         if record and isinstance(spec, EvalSpec):
-            metrics = ", ".join(f"{name} {value:.4f}" for name, value in record["result"]["metrics"].items())
-            print(f"{spec.label}: {metrics}")
+            numbers = record["result"]["metrics"].items()
+            print(
+                f"{spec.label}:",
+                ", ".join(f"{name} {value:.4f}" for name, value in numbers if value is not None),
+            )
 
 
 def _show(paths: list[Path]) -> None:

@@ -2,6 +2,7 @@
 draws.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,10 @@ def evaluate(spec: EvalSpec, trained: Path, group: Group, watch: Watch) -> dict[
     network = build(spec.train, group, train_size=spec.train.train_size)
     network.load_state_dict(saved["network"])
     probabilities, labels = predict(spec, network, data, watch)
+    metrics = classification_metrics(probabilities, labels)
     return {
-        "metrics": classification_metrics(probabilities, labels),
+        # JSON has no NaN: a metric that is not defined (AUROC without a single error) is null.
+        "metrics": {name: None if math.isnan(value) else value for name, value in metrics.items()},
         "reliability": reliability(probabilities, labels),
         "images": len(labels),
         "seconds": time.monotonic() - begin,

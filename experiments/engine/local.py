@@ -171,9 +171,10 @@ class Launcher:
 
     def _listen(self, worker: Worker) -> None:
         assert worker.process.stdout is not None
-        for line in worker.process.stdout:
-            if line.endswith("\n"):  # else it died in the middle of a word
-                self._heard.put((worker, line))
+        with worker.process.stdout as lines:
+            for line in lines:
+                if line.endswith("\n"):  # else it died in the middle of a word
+                    self._heard.put((worker, line))
         self._heard.put((worker, ""))
 
     def _hear(self, worker: Worker, line: str) -> None:
@@ -203,6 +204,7 @@ class Launcher:
     def _bury(self, worker: Worker) -> None:
         """A worker died without a word. Try its run again a few times, elsewhere."""
         status = worker.process.wait()
+        worker.dismiss()
         if worker.spec is None or self._stopping:
             return
         spec = worker.spec

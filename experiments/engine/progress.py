@@ -128,6 +128,7 @@ class Bars:
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
+            refresh_per_second=4,
         )
         self._all = self._progress.add_task(f"{len(specs)} runs", total=self._work.total, state="")
         self._progress.start()

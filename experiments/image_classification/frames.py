@@ -40,6 +40,7 @@ def metrics_frame(specs: list[EvalSpec], store: Store) -> pd.DataFrame:
         for spec in specs
         if (record := store.done(spec))
         for name, value in record["result"]["metrics"].items()
+        if value is not None
     ]
     return pd.DataFrame(rows, columns=["dataset", "model", "method", "seed", "metric", "value"])
 

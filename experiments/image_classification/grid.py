@@ -1,8 +1,8 @@
 """The trainings and evaluations of the image-classification tables, at three scales.
 
-`paper` is the base. `small` is ResNet-20 for a twentieth of the epochs; `demo` is scikit-learn's
-handwritten digits with narrow networks. Both keep the paper's hyperparameters except for what follows from fewer
-steps and examples: `ess` is the number of examples, hess_init gives the posterior the paper's initial width
+`paper` is the base. `small` is ResNet-20 for a twentieth of the epochs; `demo` is scikit-learn's handwritten
+digits with narrow networks. Both keep the paper's hyperparameters except for what follows from fewer steps
+and examples: `ess` is the number of examples, hess_init gives the posterior the paper's initial width
 (ess * hess_init is kept), beta2 keeps the weight that the initial Hessian has at the end of the paper's runs
 (exp(-2)), and at `demo` the learning rates are those that `tuning` found on held-out training images.
 """
