@@ -155,16 +155,16 @@ def _run(args: argparse.Namespace) -> int:
     if failed is None:
         print("stopped; the same command continues where it stopped", file=sys.stderr)
         return 130
-    if changes:
-        _report(specs, store)
-    else:
-        _show(artefact.render(scale, store, files.writable_folder(args.runs / "artefacts" / scale)))
     for spec in specs:
         if spec.id in failed:
             print(
                 f"failed: {spec.label}: {failed[spec.id]} (log: {store.folder(spec) / 'log.jsonl'})",
                 file=sys.stderr,
             )
+    if changes:
+        _report(specs, store)
+    else:
+        _show(artefact.render(scale, store, files.writable_folder(args.runs / "artefacts" / scale)))
     return 1 if failed else 0
 
 

@@ -89,7 +89,13 @@ def test_step_needs_its_own_backward():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"lr": -1.0}, {"lr": 0.1, "eps": 0.0}, {"lr": 0.1, "betas": (0.9, 1.0)}, {"lr": 0.1, "weight_decay": -1}]
+    "wrong",
+    [
+        {"lr": -1.0},
+        {"lr": 0.1, "eps": 0.0},
+        {"lr": 0.1, "betas": (0.9, 1.0)},
+        {"lr": 0.1, "weight_decay": -1},
+    ],
 )
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="AdaHessian needs"):

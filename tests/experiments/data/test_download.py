@@ -100,7 +100,10 @@ def test_wrong_checksum_is_refused_before_unpacking(server, tmp_path):
     assert left_behind(tmp_path / "root") == []
 
 
-@pytest.mark.parametrize("content", [b"no archive at all", tar_of({"toy/a": b"x" * 9999})[:-20]])
+DAMAGED = [b"no archive at all", tar_of({"toy/a": b"x" * 9999})[:-20]]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=["no archive", "cut short"])
 def test_damaged_archive(server, tmp_path, content):
     assert "cannot unpack toy.tar.gz" in failure(tmp_path / "root", publish(server, content))
     assert left_behind(tmp_path / "root") == []

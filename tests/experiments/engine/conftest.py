@@ -74,7 +74,9 @@ def assert_same_bits() -> Callable[[dict[str, Any], dict[str, Any]], None]:
     def check(one: dict[str, Any], other: dict[str, Any]) -> None:
         assert one.keys() == other.keys()
         for name, value in one.items():
-            same = torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+            same = (
+                torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
+            )
             assert same, f"{name}: {value} and {other[name]}"
 
     return check

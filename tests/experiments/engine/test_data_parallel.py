@@ -80,7 +80,9 @@ def test_stopped_and_resumed_by_two_equals_uninterrupted_by_two(
     assert history(cut, spec) == history(whole, spec)
 
 
-def test_ivon_with_draws_of_its_own_on_every_process(tiny, cpu, together, tmp_path, last_state, assert_same_bits):
+def test_ivon_with_draws_of_its_own_on_every_process(
+    tiny, cpu, together, tmp_path, last_state, assert_same_bits
+):
     base = tiny("ivon")
     spec = tiny(method=base.method.name, epochs=2).model_copy(
         update={"method": base.method.model_copy(update={"sync": True})}

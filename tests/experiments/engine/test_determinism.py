@@ -47,7 +47,11 @@ def test_seeds_give_other_networks(tiny, cpu, store):
 
 def test_evaluation_seed_is_that_of_the_draws(tiny, cpu, store):
     train = tiny("ivon", epochs=1)
-    specs = [EvalSpec(train=train, draws=1, seed=0), EvalSpec(train=train, draws=1, seed=1), EvalSpec(train=train)]
+    specs = [
+        EvalSpec(train=train, draws=1, seed=0),
+        EvalSpec(train=train, draws=1, seed=1),
+        EvalSpec(train=train),
+    ]
     for spec in (train, *specs):
         execute(spec, store, cpu, Watch())
     assert len(set(results(store, specs))) == 3

@@ -72,7 +72,9 @@ def test_killed_at_its_writes(specs, undisturbed, store, cpu, in_child):
     deaths = 0
     while os.WIFSIGNALED(os.waitpid(in_child(lambda: attempt(deaths + 1)), 0)[1]):
         deaths += 1
-        assert len(hidden(store)) <= 2  # what the last attempts left in the run's folder and beside its record
+        assert (
+            len(hidden(store)) <= 2
+        )  # what the last attempts left in the run's folder and beside its record
     assert deaths > 8
     assert [result(store, spec) for spec in specs] == undisturbed
     assert store.load(specs[0])["machine"]["attempts"] > 4

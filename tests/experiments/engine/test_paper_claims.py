@@ -10,7 +10,9 @@ HIGHER = Claim(method="IVON", peer="SGD", metric="top1_acc")
 LOWER = Claim(method="IVON", peer="SGD", metric="nll")
 
 
-def frame(ours: list[float], peers: list[float], metric: str = "top1_acc", model: str = "ResNet") -> pd.DataFrame:
+def frame(
+    ours: list[float], peers: list[float], metric: str = "top1_acc", model: str = "ResNet"
+) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"dataset": "D", "model": model, "method": method, "metric": metric, "value": value, "seed": seed}

@@ -147,7 +147,9 @@ def test_mistakes_are_one_line_that_names_them(assignments, words):
 
 def test_set_changes_nested_fields_and_nothing_else():
     base = TrainSpec(**{**BASE, "method": IVON(lr=0.1)})
-    new = changed(base, {"epochs": "3", "width": "2", "method.lr": "0.5", "method.sync": "true", "method.ess": "9"})
+    new = changed(
+        base, {"epochs": "3", "width": "2", "method.lr": "0.5", "method.sync": "true", "method.ess": "9"}
+    )
     method = IVON(lr=0.5, sync=True, ess=9.0)
     assert new == TrainSpec(**{**BASE, "method": method, "epochs": 3, "width": 2})
     assert changed(new, {"width": "null", "method.ess": "null"}).width is None
@@ -155,7 +157,9 @@ def test_set_changes_nested_fields_and_nothing_else():
 
 
 def test_an_integer_will_do_for_a_float():
-    assert changed(TrainSpec(**BASE), {"method.lr": "1"}).id == TrainSpec(**{**BASE, "method": SGD(lr=1.0)}).id
+    assert (
+        changed(TrainSpec(**BASE), {"method.lr": "1"}).id == TrainSpec(**{**BASE, "method": SGD(lr=1.0)}).id
+    )
 
 
 def test_nearest_name_or_all_of_them():

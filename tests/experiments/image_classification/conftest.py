@@ -21,7 +21,13 @@ def _result(spec: AnySpec) -> dict:
             {"epoch": epoch, "step": epoch * spec.steps_per_epoch, **{name: draw() for name in names}}
             for epoch in range(spec.curve_every, spec.epochs + 1, spec.curve_every)
         ]
-        return {"history": history, "seconds": 1.0, "steps": 1, "train_size": spec.train_size, "parameters": 1}
+        return {
+            "history": history,
+            "seconds": 1.0,
+            "steps": 1,
+            "train_size": spec.train_size,
+            "parameters": 1,
+        }
     bins = range(20)
     return {
         "metrics": {name: draw() for name in METRICS},

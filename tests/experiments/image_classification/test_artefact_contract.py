@@ -32,7 +32,9 @@ def test_runs_are_valid_unique_and_in_order(name, scale):
     ids = [spec.id for spec in specs]
     assert len(set(ids)) == len(ids)
     for number, spec in enumerate(specs):
-        assert parse_spec(json.loads(json.dumps(spec.model_dump(mode="json")))) == spec  # as a worker reads it
+        assert (
+            parse_spec(json.loads(json.dumps(spec.model_dump(mode="json")))) == spec
+        )  # as a worker reads it
         assert spec.requires is None or spec.requires.id in ids[:number]
 
 
@@ -71,7 +73,9 @@ def test_table1_of_the_paper_is_75_trainings():
 
 def test_figures_are_other_looks_at_table1s_runs():
     table = {spec.id for spec in ARTEFACTS["table1"].specs("paper")}
-    assert {spec.id for name in ("fig1b", "fig1c", "overfitting") for spec in ARTEFACTS[name].specs("paper")} <= table
+    assert {
+        spec.id for name in ("fig1b", "fig1c", "overfitting") for spec in ARTEFACTS[name].specs("paper")
+    } <= table
 
 
 @pytest.mark.parametrize("name", DEMO)
@@ -111,7 +115,9 @@ def test_diverged_method_is_an_empty_cell_not_a_number(store, fabricate, tmp_pat
     fabricate(store, [s for s in specs if (s.requires or s).id not in bad_ids])
     paths = ARTEFACTS["table1"].render("demo", store, tmp_path / "out")
     (text,) = (path.read_text() for path in paths if path.suffix == ".md")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")
+    ]
     ours = {row[0].strip("*"): row[1:] for row in reversed(rows)}  # the first block of the table is ours
     assert set("".join(ours["SGD"])) <= {"0"}, ours["SGD"]  # no seeds, and nothing in the cells
     assert ours["AdamW"][0].strip("*") == "4"
