@@ -95,8 +95,11 @@ def _noting_progress(watch: Watch, folder: Path) -> Watch:
 
     def progress(news: dict[str, Any]) -> None:
         temporary = folder / ".progress.tmp"
-        temporary.write_text(json.dumps(news))
-        os.replace(temporary, folder / "progress.json")
+        try:
+            temporary.write_text(json.dumps(news))
+            os.replace(temporary, folder / "progress.json")
+        except OSError:  # a full disk; it is only news, and the next checkpoint will tell
+            temporary.unlink(missing_ok=True)
         watch.progress(news)
 
     return replace(watch, progress=progress)

@@ -11,13 +11,13 @@ from baselines import METHODS
 from baselines.method import Method
 from experiments.data import open_split
 
-# Learning rates at which the small network learns within seconds; a method that is not named has to learn at 0.02.
+# Rates at which the small network learns within seconds; a method that is not named has to learn at 0.02.
 LEARNING_RATES = {"sgd": 0.2, "adahessian": 0.2, "ivon": 1.0}
 TRAIN_SIZE, BATCH = 1000, 100
 
 
 def build(name: str, *, seed: int = 0, frozen: tuple[str, ...] = ()) -> tuple[nn.Module, Method]:
-    """The same weights every time, and the method with its defaults; parameters named in `frozen` do not train."""
+    """The same weights every time, some of them frozen, and the method with its defaults."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model = nn.Sequential(

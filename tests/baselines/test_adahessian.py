@@ -84,7 +84,7 @@ def test_step_needs_its_own_backward():
     x = torch.ones(3, requires_grad=True)
     optimizer = AdaHessian([x], lr=0.1)
     quadratic(x).backward()
-    with pytest.raises(RuntimeError, match="optimizer.backward"):
+    with pytest.raises(RuntimeError, match=r"optimizer\.backward"):
         optimizer.step()
 
 
@@ -103,7 +103,7 @@ def test_wrong_settings_are_refused(wrong):
 
 
 def test_agrees_with_timm(monkeypatch):
-    """timm's AdaHessian without spatial averaging and with power 1 is the same algorithm, given the same signs."""
+    """timm's, without spatial averaging and with power 1, is the same algorithm, given the same signs."""
     from experiments.torchvision_guard import import_torchvision
 
     import_torchvision()

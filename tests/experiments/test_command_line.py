@@ -203,7 +203,7 @@ def test_status_reads_the_log(log, state, tmp_path, capsys):
     assert f"  {state} " in line
 
 
-@pytest.mark.parametrize("out", ["closed", "full"])
+@pytest.mark.parametrize("out", ["closed", pytest.param("full", marks=pytest.mark.slow)])
 def test_output_that_cannot_be_written(out, tmp_path):
     """`| head -1` is quiet; a full disk is one line."""
     if out == "full":
@@ -281,7 +281,7 @@ def test_interrupted_by_ctrl_c_and_continued(tmp_path, in_process):
     assert list(store.folder(which[0]).glob("checkpoint-*.pt"))
     assert events(runs, which[0])[-1]["event"] == "stopped"
 
-    code, _, err = wait(start(*command, "--jobs", 2))
+    code, _, err = wait(start(*command, "--jobs", 1))
     assert code == 0, err
     assert results(runs, which) == in_process(which)
     assert [e["event"] for e in events(runs, which[0])] == ["started", "stopped", "started", "over"]
@@ -296,6 +296,10 @@ def test_killed_again_and_again(victim, tmp_path, in_process):
     more = {"epochs": "25"}
     runs, which = tmp_path / "runs", specs(**more)
     moments = random.Random(victim)
+
+    def count_events() -> int:
+        return sum(len(events(runs, spec)) for spec in which)
+
     kills = 0
     code = None
     for _ in range(40):
@@ -313,10 +317,8 @@ def test_killed_again_and_again(victim, tmp_path, in_process):
             *settings(**more),
         )
         if kills < 6:
-            before = sum(len(events(runs, spec)) for spec in which)
-            wait_until(
-                lambda: sum(len(events(runs, spec)) for spec in which) > before or process.poll() is not None
-            )
+            said = count_events()
+            wait_until(lambda p=process, n=said: count_events() > n or p.poll() is not None)
             time.sleep(moments.uniform(0, 1.5))
             pid = process.pid
             if victim == "worker":
@@ -373,8 +375,8 @@ def test_two_launchers_share_the_runs(tmp_path, in_process):
 
 @pytest.mark.slow
 def test_diverged_run_does_not_stop_the_others(tmp_path):
-    """AdamW and IVON of fig1c at an absurd learning rate beside the evaluation that needs none of them."""
-    code, out, err = run(tmp_path, "--jobs", 2, **{"method.lr": "1e30", "warmup_epochs": "0"})
+    """AdamW and IVON at an absurd learning rate: whichever of them diverges, the other goes on."""
+    code, _, err = run(tmp_path, "--jobs", 2, **{"method.lr": "1e30", "warmup_epochs": "0"})
     assert code == 1
     which = specs(**{"method.lr": "1e30", "warmup_epochs": "0"})
     store = Store(tmp_path)
@@ -395,7 +397,7 @@ def test_diverged_run_does_not_stop_the_others(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_two_processes_share_a_training(tmp_path):
     """torchrun over gloo, stopped and continued; the result of one process to rounding."""
     more = {"epochs": "40", "method.lr": "0.001"}
@@ -430,7 +432,7 @@ def test_two_processes_share_a_training(tmp_path):
     assert run(tmp_path / "one", "--jobs", 2, **more)[0] == 0
     for spec in which:
         one, two = (Store(root).done(spec)["result"]["history"][-1] for root in (tmp_path / "one", runs))
-        # float32 sums in another order, grown over 80 steps at a small learning rate; errors count whole images.
+        # float32 sums in another order, grown over 80 steps at a small learning rate.
         assert two["train_nll"] == pytest.approx(one["train_nll"], rel=1e-2)
         assert two["nll"] == pytest.approx(one["nll"], rel=1e-2)
 

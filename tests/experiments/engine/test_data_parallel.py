@@ -52,8 +52,8 @@ def test_two_processes_give_the_result_of_one(method, tiny, cpu, together, tmp_p
     assert execute(spec, alone, cpu, Watch()).end == "done"
     together(2, lambda group: execute(spec, shared, group, Watch()))
     assert shared.load(spec)["machine"]["processes"] == 2
-    # Gradients are sums in another order, so float32 rounding, grown over four steps at a small learning rate;
-    # AdamW divides small gradients by their own size, which grows it most. Errors count whole images of 797.
+    # Gradients are sums in another order: float32 rounding, grown over four steps at a small learning rate,
+    # most by AdamW, which divides small gradients by their own size. Errors count whole images of 797.
     assert history(shared, spec) == pytest.approx(history(alone, spec), rel=2e-3, abs=0.3)
     losses = [[p["train_nll"] for p in s.done(spec)["result"]["history"]] for s in (alone, shared)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

@@ -53,7 +53,7 @@ def test_mean_of_softmax_over_draws_with_the_same_noise(trained, cpu):
 def test_zero_draws_is_the_network_at_the_mean(trained, cpu):
     spec, network, _, _ = trained
     data = open_split("digits", "test", device=cpu.device)
-    ours, labels = predict(EvalSpec(train=spec, batch_size=100), network, data, Watch())
+    ours, _ = predict(EvalSpec(train=spec, batch_size=100), network, data, Watch())
     with torch.no_grad():
         by_hand = torch.cat([network.model(images).softmax(dim=1) for images, _ in data.batches(100)])
     assert torch.equal(ours, by_hand)

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -28,7 +29,7 @@ def run_all(specs, store: Store, cpu) -> None:
 
 
 def kill_oneself_at_write(number: int) -> None:
-    """From now on, SIGKILL instead of the `number`-th call that makes a file durable, moves, links or removes it."""
+    """From now on, SIGKILL in place of the `number`-th call that syncs, moves, links or removes a file."""
     calls = 0
 
     def deadly(real):
@@ -63,14 +64,14 @@ def undisturbed(specs, cpu, tmp_path) -> list[str]:
 
 
 def test_killed_at_its_writes(specs, undisturbed, store, cpu, in_child):
-    """Every attempt gets a little further: the first dies at its first write, the second at its second, ..."""
+    """Every attempt gets a little further: the first dies at its first write, and so on."""
 
     def attempt(number: int) -> None:
         kill_oneself_at_write(number)
         run_all(specs, store, cpu)
 
     deaths = 0
-    while os.WIFSIGNALED(os.waitpid(in_child(lambda: attempt(deaths + 1)), 0)[1]):
+    while os.WIFSIGNALED(os.waitpid(in_child(partial(attempt, deaths + 1)), 0)[1]):
         deaths += 1
         assert (
             len(hidden(store)) <= 2

@@ -140,7 +140,7 @@ def test_run_whose_worker_dies_each_time_is_given_up(death, how, launch, store, 
     assert how in launcher.failed[bad.id]
     assert "worker.log" in launcher.failed[bad.id]
     assert sum(bad.id in line for line in order(store)) == 3
-    assert [id for id, why in launcher.display.of("end") if why] == [bad.id]
+    assert [name for name, why in launcher.display.of("end") if why] == [bad.id]
 
 
 def test_worker_that_dies_once_costs_an_attempt(launch, store, tiny):
@@ -198,7 +198,7 @@ def test_signal_asks_the_workers_to_stop(number, launch, store, tiny):
     launcher.display.on_news = lambda: os.kill(os.getpid(), number)
     assert not launcher.run(specs)
     assert len(launcher.display.of("begin")) <= 2  # the third was never begun
-    assert {id for (id,) in launcher.display.of("stopped")} <= {specs[0].id, specs[1].id}
+    assert {name for (name,) in launcher.display.of("stopped")} <= {specs[0].id, specs[1].id}
     assert launcher.failed == {}
     assert signal.getsignal(number) is before
 

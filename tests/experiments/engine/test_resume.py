@@ -122,7 +122,7 @@ def test_divergence_is_dated_alike_whenever_it_is_noticed(looks, tiny, cpu, fold
 
 
 def test_divergence_in_the_very_last_step_is_noticed(tiny, cpu, folders):
-    """No training loss tells of it, but the curve's point does, so no record of a broken network is written."""
+    """No training loss tells of it, but the curve's point does: a broken network has no record."""
     spec = tiny(lr=1e30, warmup_epochs=0, epochs=1, batch_size=1000)
     with pytest.raises(Diverged) as caught:
         train(spec, folders("run"), cpu, Watch())

@@ -44,7 +44,7 @@ def test_free_after_use_and_after_an_exception(tmp_path):
     folder = tmp_path / "run"
     assert not lock.is_claimed(folder)
     assert not folder.exists()  # looking makes nothing
-    with pytest.raises(ZeroDivisionError), lock.claim(folder) as mine:
+    with pytest.raises(ZeroDivisionError), lock.claim(folder) as mine:  # noqa: PT012
         assert mine
         assert lock.is_claimed(folder)
         raise ZeroDivisionError

@@ -13,8 +13,8 @@ from experiments.errors import UserError
 
 BASE = {"dataset": "digits", "model": "resnet20", "method": SGD(lr=0.1)}
 
-# Records are found by these ids. A change of them, or of what a run computes, needs a new `protocol`: otherwise the
-# records there are get lost, or pass for those of another run.
+# Records are found by these ids. A change of them, or of what a run computes, needs a new `protocol`:
+# otherwise the records there are get lost, or pass for those of another run.
 GOLDEN_IDS = {
     "paper": ("04ea2b80b6166a32", "6d096d70c4563a0e"),
     "demo": ("64971f022d6bc4bc", "2e867fd770e205f5"),
