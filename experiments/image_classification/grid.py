@@ -16,7 +16,7 @@ from experiments.image_classification.methods import TEST_DRAWS, paper_method
 
 SEEDS: dict[Scale, range] = {"demo": range(5), "small": range(3), "paper": range(5)}
 GRID_SEEDS: dict[Scale, range] = {**SEEDS, "demo": range(2)}
-EPOCHS: dict[Scale, int] = {"demo": 30, "small": 5, "paper": 200}
+EPOCHS: dict[Scale, int] = {"demo": 20, "small": 5, "paper": 200}
 PAPER_STEPS = 200_000  # of a CIFAR run: 200 epochs of 1000 steps
 PAPER_SIZE = 50_000  # training images of CIFAR
 DEMO_WIDTHS = {"resnet20": 8, "resnet18": 16}
