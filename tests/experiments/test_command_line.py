@@ -265,6 +265,8 @@ def test_diverged_run_is_neither_repeated_nor_evaluated(tmp_path, capsys, in_pro
 # --- real launchers and workers
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_interrupted_by_ctrl_c_and_continued(tmp_path, in_process):
     """Exit code 130 and a checkpoint; the same command ends with the bits that a run in this process has."""
     more = {"epochs": "16"}

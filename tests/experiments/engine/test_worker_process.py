@@ -1,0 +1,115 @@
+"""The worker process: specifications in, a JSON line for all that happens out."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import pytest
+
+from experiments.engine import lock, worker
+from experiments.engine.execute import execute
+from experiments.engine.record import Store
+from experiments.engine.watch import Watch
+
+
+@dataclass
+class Ends:
+    """The launcher's ends of a worker's pipes."""
+
+    pid: int
+    input: TextIO
+    output: TextIO
+
+    def give(self, spec) -> None:
+        self.input.write(json.dumps(spec.model_dump(mode="json")) + "\n")
+        self.input.flush()
+
+    def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        for line in self.output:
+            message = json.loads(line)
+            if wanted(message):
+                return message
+        raise AssertionError("the worker left without the word")
+
+    def end(self) -> dict[str, Any]:
+        return self.until(lambda message: "end" in message)
+
+
+@pytest.fixture
+def working(store, in_child, monkeypatch):
+    """A worker, forked from here with everything imported; it takes about as long as the runs."""
+    to_worker, from_worker = os.pipe(), os.pipe()
+
+    def work() -> None:
+        os.dup2(to_worker[0], 0)
+        os.dup2(from_worker[1], 1)
+        for descriptor in (*to_worker, *from_worker):
+            os.close(descriptor)
+        sys.stdin = os.fdopen(0)
+        sys.argv = ["worker", "--root", str(store.root), "--device", "cpu", "--checkpoint-seconds", "600"]
+        worker.main()
+
+    pid = in_child(work)
+    os.close(to_worker[0])
+    os.close(from_worker[1])
+    with os.fdopen(from_worker[0]) as output:
+        ends = Ends(pid, os.fdopen(to_worker[1], "w"), output)
+        yield ends
+        ends.input.close()
+        # It leaves when its input ends, whatever it is doing.
+        os.waitpid(pid, 0)
+
+
+def result(store: Store, spec) -> str:
+    found = dict(store.done(spec)["result"])
+    del found["seconds"]
+    return repr(found)
+
+
+def test_runs_one_after_another_with_the_bits_of_any_other_process(working, store, tiny, cpu, tmp_path):
+    other = Store(tmp_path / "here")
+    for spec in (tiny("ivon"), tiny("sgd"), tiny("ivon", lr=1e30, warmup_epochs=0)):
+        working.give(spec)
+        message = working.end()
+        assert execute(spec, other, cpu, Watch()).end == message["end"]
+        assert (message["end"] == "done") == (not message["why"]) == (store.done(spec) is not None)
+        if message["end"] == "done":
+            assert result(store, spec) == result(other, spec)
+
+
+def test_term_stops_at_a_checkpoint(working, store, tiny):
+    spec = tiny(epochs=1000)
+    working.give(spec)
+    working.until(lambda message: "news" in message)
+    os.kill(working.pid, signal.SIGINT)  # Ctrl-C reaches the whole terminal; the launcher sends what counts
+    os.kill(working.pid, signal.SIGTERM)
+    assert working.end()["end"] == "stopped"
+    assert list(store.folder(spec).glob("checkpoint-*.pt"))
+    assert not store.is_over(spec)
+
+
+def test_dies_with_its_launcher_and_frees_the_run(working, store, tiny):
+    spec = tiny(epochs=1000)
+    working.give(spec)
+    working.until(lambda message: "news" in message)
+    assert lock.is_claimed(store.folder(spec))
+    working.input.close()
+    deadline = time.monotonic() + 30
+    while lock.is_claimed(store.folder(spec)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not store.is_over(spec)
+
+
+def test_run_of_another_process_is_busy(working, store, tiny):
+    spec = tiny()
+    with lock.claim(store.folder(spec)):
+        working.give(spec)
+        assert working.end()["end"] == "busy"
+    working.give(spec)
+    assert working.end()["end"] == "done"
