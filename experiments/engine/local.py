@@ -9,10 +9,10 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from experiments.engine.gpus import share, visible_gpus
 from experiments.engine.progress import Display
 from experiments.engine.record import Store
 from experiments.engine.spec import AnySpec
@@ -36,6 +36,7 @@ class Worker:
     """A worker process and what it is doing."""
 
     process: subprocess.Popen[str]
+    slot: int  # of the `jobs` there are; decides the GPUs it sees
     spec: AnySpec | None = None
 
     def give(self, spec: AnySpec) -> None:
@@ -141,22 +142,17 @@ class Launcher:
                 worker.process.terminate()
 
     def _start(self) -> Worker:
-        device = self.options.device
-        if device == "cuda":
-            device = f"cuda:{len(self._workers) % max(1, _gpu_count())}"
+        options = self.options
+        slot = min(set(range(options.jobs)) - {worker.slot for worker in self._workers})
+        environment = dict(os.environ)
+        if options.device == "cuda":
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(share(slot, options.processes))
         log = (self.store.root / "worker.log").open("ab")
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "experiments.engine.worker",
-                "--root",
-                str(self.store.root),
-                "--device",
-                device,
-            ]
-            + ["--processes", str(self.options.processes)]
-            + ["--checkpoint-seconds", str(self.options.checkpoint_seconds)],
+            [sys.executable, "-m", "experiments.engine.worker", "--root", str(self.store.root)]
+            + ["--device", options.device, "--processes", str(options.processes)]
+            + ["--checkpoint-seconds", str(options.checkpoint_seconds)],
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -164,7 +160,7 @@ class Launcher:
             start_new_session=True,
         )
         log.close()
-        worker = Worker(process)
+        worker = Worker(process, slot)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
         self._workers.append(worker)
         return worker
@@ -220,16 +216,11 @@ class Launcher:
             self.display.end(spec, self.failed[spec.id])
 
 
-def _gpu_count() -> int:
-    """GPUs of this machine, counted without importing PyTorch."""
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
 def default_device() -> str:
-    return "cuda" if _gpu_count() else "cpu"
+    return "cuda" if visible_gpus() else "cpu"
 
 
 def default_jobs(device: str, processes: int) -> int:
     """One run per GPU, or one per CPU core, since a run on a CPU has one thread."""
-    slots = _gpu_count() if device == "cuda" else os.cpu_count() or 1
+    slots = len(visible_gpus()) if device == "cuda" else os.cpu_count() or 1
     return max(1, slots // processes)

@@ -44,14 +44,13 @@ def build(spec: TrainSpec, group: Group, *, train_size: int) -> Network:
     method = spec.method.build(model, train_size=train_size, seed=spec.seed)
 
     forward: Callable[[Tensor], Tensor] = model
-    if group.device.type == "cuda" and not spec.method.double_backward:
-        forward = torch.compile(
-            model
-        )  # fuses the elementwise passes; AOT autograd cannot differentiate twice
     if group.world > 1 and not method.reduces_gradients:
         if spec.method.double_backward:
             raise UserError(f"method {spec.method.name!r} runs on one device only")
         forward = DistributedDataParallel(model)
+    if group.device.type == "cuda" and not spec.method.double_backward:
+        # Fuses the elementwise passes; what it compiles cannot be differentiated twice.
+        forward = torch.compile(forward)
     reduced = spec.precision == "bf16"
 
     def logits(images: Tensor) -> Tensor:

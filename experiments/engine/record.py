@@ -61,10 +61,10 @@ class Store:
         files.remove_temporaries(self.path(spec).parent, self.path(spec).name)
 
     def copy_to(self, other: "Store", specs: list[Spec]) -> int:
-        """Copy the finished records of `specs`; returns how many there were."""
+        """Copy the records of `specs`, failures too, as they are results; returns how many there were."""
         copied = 0
         for spec in specs:
-            if self.done(spec):
+            if self.is_over(spec):
                 other.path(spec).parent.mkdir(parents=True, exist_ok=True)
                 files.replace(other.path(spec), self.path(spec).read_bytes())
                 copied += 1

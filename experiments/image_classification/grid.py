@@ -77,7 +77,8 @@ def shrink(spec: TrainSpec, scale: Scale) -> TrainSpec:
             method = method.model_copy(update={"hess_init": hess_init})
     epochs = EPOCHS[scale]
     if isinstance(method, IVON):
-        beta2 = round(1 - (1 - method.beta2) * PAPER_STEPS / (epochs * spec.steps_per_epoch), 10)
+        paper_steps = PAPER_STEPS if scale == "demo" else spec.epochs * spec.steps_per_epoch
+        beta2 = round(1 - (1 - method.beta2) * paper_steps / (epochs * spec.steps_per_epoch), 10)
         method = method.model_copy(update={"beta2": beta2})
     warmup_epochs = max(1, round(spec.warmup_epochs * epochs / spec.epochs))
     if scale == "small":

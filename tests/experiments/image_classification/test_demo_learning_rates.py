@@ -1,4 +1,4 @@
-"""The demo's learning rates are what the published tuning runs say, found with the same budget for every method."""
+"""The demo's learning rates are what the published tuning runs say, with the same budget for each method."""
 
 from collections import Counter
 
