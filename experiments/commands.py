@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,11 +12,10 @@ from experiments.data import DATASETS
 from experiments.data.root import data_root
 from experiments.engine import files, lock
 from experiments.engine.artefact import SCALES, Artefact, Scale
-from experiments.engine.local import Launcher, Options, default_device, default_jobs
-from experiments.engine.progress import display
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec, changed, nearest
+from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec, nearest
 from experiments.errors import UserError
+from experiments.run import dataset_of, run, show
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
@@ -53,27 +51,23 @@ def _parser() -> Parser:
         )
         return sub
 
-    def with_artefact(
-        sub: argparse.ArgumentParser, *, default_scale: Scale = "demo"
-    ) -> argparse.ArgumentParser:
+    def with_artefact(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
         sub.add_argument("artefact")
-        sub.add_argument(
-            "--scale", default=default_scale, help=f"one of {', '.join(SCALES)} (default: %(default)s)"
-        )
+        sub.add_argument("--scale", default="demo", help=f"one of {', '.join(SCALES)} (default: %(default)s)")
         return sub
 
     command("list", _list, "every artefact, with its state at each scale")
     with_artefact(command("plan", _plan, "what a run would do: runs, data sets; starts nothing"))
-    run = with_artefact(command("run", _run, "run what is missing, then render"))
-    run.add_argument(
+    running = with_artefact(command("run", _run, "run what is missing, then render"))
+    running.add_argument(
         "--jobs", type=int, help="runs at once on this machine (default: one per GPU, else per core)"
     )
-    run.add_argument(
+    running.add_argument(
         "--processes", type=int, default=1, help="GPUs (or CPU processes) that share one training"
     )
-    run.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
-    run.add_argument("--checkpoint-seconds", type=float, default=600.0, help="default: %(default)s")
-    run.add_argument(
+    running.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
+    running.add_argument("--checkpoint-seconds", type=float, default=600.0, help="default: %(default)s")
+    running.add_argument(
         "--set",
         nargs="+",
         action="extend",
@@ -127,7 +121,7 @@ def _plan(args: argparse.Namespace) -> int:
         chosen = [spec for spec in specs if isinstance(spec, kind)]
         done, total = _counts(chosen, store)
         print(f"{title}: {total - done} to do, {done} of {total} done")
-    for name in sorted({_dataset(spec) for spec in specs}):
+    for name in sorted({dataset_of(spec) for spec in specs}):
         try:
             DATASETS[name].check(data_root())
             print(f"data set {name}: ready, or fetched when the first run needs it")
@@ -136,129 +130,8 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _dataset(spec: AnySpec) -> str:
-    return spec.dataset if isinstance(spec, TrainSpec) else spec.train.dataset
-
-
 def _run(args: argparse.Namespace) -> int:
-    artefact, scale = _artefact(args)
-    specs = artefact.specs(scale)
-    changes = _assignments(args.set)
-    if changes:
-        specs = _changed(specs, changes)
-    options = _options(args)
-    _check_shared(specs, options.processes)
-    store = Store(files.writable_folder(args.runs))
-    for name in sorted({_dataset(spec) for spec in specs}):
-        DATASETS[name].check(data_root())
-    failed = _launch(specs, store, options)
-    if failed is None:
-        print("stopped; the same command continues where it stopped", file=sys.stderr)
-        return 130
-    for spec in specs:
-        if spec.id in failed:
-            print(
-                f"failed: {spec.label}: {failed[spec.id]} (log: {store.folder(spec) / 'log.jsonl'})",
-                file=sys.stderr,
-            )
-    if changes:
-        _report(specs, store)
-    else:
-        _show(artefact.render(scale, store, files.writable_folder(args.runs / "artefacts" / scale)))
-    return 1 if failed else 0
-
-
-def _options(args: argparse.Namespace) -> Options:
-    for name in ("jobs", "processes"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}: must be at least 1")
-    if not args.checkpoint_seconds > 0:
-        raise UserError(f"--checkpoint-seconds {args.checkpoint_seconds}: must be above 0")
-    device = args.device or default_device()
-    if device == "cuda" and default_device() != "cuda":
-        raise UserError("--device cuda: this machine has no NVIDIA GPU; allowed: cpu")
-    return Options(
-        jobs=args.jobs or default_jobs(device, args.processes),
-        device=device,
-        processes=args.processes,
-        checkpoint_seconds=args.checkpoint_seconds,
-    )
-
-
-def _check_shared(specs: list[AnySpec], processes: int) -> None:
-    """Whether each training can be shared among so many processes."""
-    for train in [spec if isinstance(spec, TrainSpec) else spec.train for spec in specs]:
-        if processes > 1 and train.method.double_backward:
-            raise UserError(f"--processes {processes}: method {train.method.name!r} runs on one device only")
-        if train.batch_size % processes:
-            raise UserError(f"--processes {processes}: must divide batch_size {train.batch_size}")
-
-
-def _assignments(pairs: list[str]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise UserError(f"--set {pair}: must be FIELD=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
-
-
-def _changed(specs: list[AnySpec], changes: dict[str, str]) -> list[AnySpec]:
-    """The same runs with fields of the training replaced: other ids, so they never enter a table."""
-    found: dict[str, AnySpec] = {}
-    for spec in specs:
-        new: AnySpec
-        if isinstance(spec, TrainSpec):
-            new = changed(spec, changes)
-        else:
-            new = spec.model_copy(update={"train": changed(spec.train, changes)})
-        found.setdefault(new.id, new)
-    return list(found.values())
-
-
-def _launch(specs: list[AnySpec], store: Store, options: Options) -> dict[str, str] | None:
-    """What failed, by spec id; None if somebody stopped it."""
-    failed = {}
-    for spec in specs:
-        record = store.load(spec)
-        if record and record["failure"]:
-            failed[spec.id] = record["failure"]["reason"]
-    missing = [spec for spec in specs if not store.is_over(spec)]
-    if not missing:
-        print(f"nothing to run: {len(specs)} of {len(specs)} runs are over", file=sys.stderr)
-        return failed
-    print(
-        f"{len(missing)} of {len(specs)} runs to do, {options.jobs} at a time on {options.device}; "
-        f"interrupt at will, the same command continues",
-        file=sys.stderr,
-    )
-    shown = display(missing)
-    launcher = Launcher(store, options, shown)
-    try:
-        finished = launcher.run(missing)
-    finally:
-        shown.close()
-    return {**failed, **launcher.failed} if finished else None
-
-
-def _report(specs: list[AnySpec], store: Store) -> None:
-    """Runs changed with --set enter no table; their metrics are printed."""
-    for spec in specs:
-        record = store.done(spec)
-        if record and isinstance(spec, EvalSpec):
-            numbers = record["result"]["metrics"].items()
-            print(
-                f"{spec.label}:",
-                ", ".join(f"{name} {value:.4f}" for name, value in numbers if value is not None),
-            )
-
-
-def _show(paths: list[Path]) -> None:
-    """The table as Markdown, and where everything is."""
-    for path in paths:
-        if path.suffix == ".md":
-            print(path.read_text())
-    for path in paths:
-        print(os.path.relpath(path))
+    return run(*_artefact(args), args)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -311,7 +184,7 @@ def _render(args: argparse.Namespace) -> int:
     for artefact, scale in jobs:
         paths = artefact.render(scale, store, files.writable_folder(root / scale))
         if args.artefact != "all":
-            _show(paths)
+            show(paths)
         else:
             print(f"{artefact.name} at {scale}: {len(paths)} files in {os.path.relpath(root / scale)}")
     return 0

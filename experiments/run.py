@@ -1,0 +1,141 @@
+"""The command `run`: check the request, run what is missing, show what came out."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from experiments.data import DATASETS
+from experiments.data.root import data_root
+from experiments.engine import files
+from experiments.engine.artefact import Artefact, Scale
+from experiments.engine.local import Launcher, Options, default_device, default_jobs
+from experiments.engine.progress import display
+from experiments.engine.record import Store
+from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec, changed
+from experiments.errors import UserError
+
+
+def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
+    """Run what is missing of `artefact`, then draw it; the exit code."""
+    specs = artefact.specs(scale)
+    changes = _assignments(args.set)
+    if changes:
+        specs = _changed(specs, changes)
+    options = _options(args)
+    _check_shared(specs, options.processes)
+    store = Store(files.writable_folder(args.runs))
+    for name in sorted({dataset_of(spec) for spec in specs}):
+        DATASETS[name].check(data_root())
+    failed = _launch(specs, store, options)
+    if failed is None:
+        print("stopped; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    for spec in specs:
+        if spec.id in failed:
+            print(
+                f"failed: {spec.label}: {failed[spec.id]} (log: {store.folder(spec) / 'log.jsonl'})",
+                file=sys.stderr,
+            )
+    if changes:
+        _report(specs, store)
+    else:
+        show(artefact.render(scale, store, files.writable_folder(args.runs / "artefacts" / scale)))
+    return 1 if failed else 0
+
+
+def _options(args: argparse.Namespace) -> Options:
+    for name in ("jobs", "processes"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    if not args.checkpoint_seconds > 0:
+        raise UserError(f"--checkpoint-seconds {args.checkpoint_seconds}: must be above 0")
+    device = args.device or default_device()
+    if device == "cuda" and default_device() != "cuda":
+        raise UserError("--device cuda: this machine has no NVIDIA GPU; allowed: cpu")
+    return Options(
+        jobs=args.jobs or default_jobs(device, args.processes),
+        device=device,
+        processes=args.processes,
+        checkpoint_seconds=args.checkpoint_seconds,
+    )
+
+
+def _check_shared(specs: list[AnySpec], processes: int) -> None:
+    """Whether each training can be shared among so many processes."""
+    for train in [spec if isinstance(spec, TrainSpec) else spec.train for spec in specs]:
+        if processes > 1 and train.method.double_backward:
+            raise UserError(f"--processes {processes}: method {train.method.name!r} runs on one device only")
+        if train.batch_size % processes:
+            raise UserError(f"--processes {processes}: must divide batch_size {train.batch_size}")
+
+
+def _assignments(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise UserError(f"--set {pair}: must be FIELD=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
+
+
+def _changed(specs: list[AnySpec], changes: dict[str, str]) -> list[AnySpec]:
+    """The same runs with fields of the training replaced: other ids, so they never enter a table."""
+    found: dict[str, AnySpec] = {}
+    for spec in specs:
+        new: AnySpec
+        if isinstance(spec, TrainSpec):
+            new = changed(spec, changes)
+        else:
+            new = spec.model_copy(update={"train": changed(spec.train, changes)})
+        found.setdefault(new.id, new)
+    return list(found.values())
+
+
+def _launch(specs: list[AnySpec], store: Store, options: Options) -> dict[str, str] | None:
+    """What failed, by spec id; None if somebody stopped it."""
+    failed = {}
+    for spec in specs:
+        record = store.load(spec)
+        if record and record["failure"]:
+            failed[spec.id] = record["failure"]["reason"]
+    missing = [spec for spec in specs if not store.is_over(spec)]
+    if not missing:
+        print(f"nothing to run: {len(specs)} of {len(specs)} runs are over", file=sys.stderr)
+        return failed
+    print(
+        f"{len(missing)} of {len(specs)} runs to do, {options.jobs} at a time on {options.device}; "
+        f"interrupt at will, the same command continues",
+        file=sys.stderr,
+    )
+    shown = display(missing)
+    launcher = Launcher(store, options, shown)
+    try:
+        finished = launcher.run(missing)
+    finally:
+        shown.close()
+    return {**failed, **launcher.failed} if finished else None
+
+
+def _report(specs: list[AnySpec], store: Store) -> None:
+    """Runs changed with --set enter no table; their metrics are printed."""
+    for spec in specs:
+        record = store.done(spec)
+        if record and isinstance(spec, EvalSpec):
+            numbers = record["result"]["metrics"].items()
+            print(
+                f"{spec.label}:",
+                ", ".join(f"{name} {value:.4f}" for name, value in numbers if value is not None),
+            )
+
+
+def show(paths: list[Path]) -> None:
+    """The table as Markdown, and where everything is."""
+    for path in paths:
+        if path.suffix == ".md":
+            print(path.read_text())
+    for path in paths:
+        print(os.path.relpath(path))
+
+
+def dataset_of(spec: AnySpec) -> str:
+    return spec.dataset if isinstance(spec, TrainSpec) else spec.train.dataset
