@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent.parent
 DESCRIBES_OPERATORS = """
 import torch, torchvision.half
 for name in ("nms", "qnms"):
-    torch.library.register_fake("torchvision::" + name)(lambda dets, scores, iou_threshold: dets)
+    fake = torch.library.register_fake("torchvision::" + name, allow_override=True)
+    fake(lambda dets, scores, iou_threshold: dets)
 """
 BRINGS_NMS = """
 import torch
