@@ -124,7 +124,9 @@ def caption(what: str, scale: Scale, specs: list[EvalSpec] | list[TrainSpec], st
     else:
         protocol = f"scale {scale}, {EPOCHS[scale]} epochs in place of the paper's 200, {seeds} seeds"
     if scale == "demo":
-        protocol += ", learning rates chosen on held-out training images"
+        protocol += (
+            ", handwritten digits and narrow networks, learning rates chosen on held-out training images"
+        )
     records = [record for spec in specs if (record := store.done(spec))]
     devices = sorted({record["machine"]["device"] for record in records})
     parts = [what, f"Ours: {protocol}; measured on {', '.join(devices) or 'nothing yet'}."]
