@@ -1,6 +1,7 @@
 """Tiny runs on the handwritten digits, and child processes that may be killed."""
 
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,29 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def _die_at_call(number: int, names: tuple[str, ...]) -> None:
+    calls = 0
+
+    def deadly(real):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+
+        return call
+
+    for name in names:
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+@pytest.fixture
+def die_at_call() -> Callable[[int, tuple[str, ...]], None]:
+    """For a child process: SIGKILL in place of the `number`-th call to one of these functions of `os`."""
+    return _die_at_call
 
 
 @pytest.fixture

@@ -28,24 +28,6 @@ def run_all(specs, store: Store, cpu) -> None:
         assert execute(spec, store, cpu, BUSY).end == "done"
 
 
-def kill_oneself_at_write(number: int) -> None:
-    """From now on, SIGKILL in place of the `number`-th call that syncs, moves, links or removes a file."""
-    calls = 0
-
-    def deadly(real):
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
-
-        return call
-
-    for name in ("fsync", "replace", "link", "unlink"):
-        setattr(os, name, deadly(getattr(os, name)))
-
-
 def hidden(store: Store) -> list[str]:
     return [path.name for path in store.root.rglob(".*.tmp")]
 
@@ -63,11 +45,11 @@ def undisturbed(specs, cpu, tmp_path) -> list[str]:
     return [result(store, spec) for spec in specs]
 
 
-def test_killed_at_its_writes(specs, undisturbed, store, cpu, in_child):
+def test_killed_at_its_writes(specs, undisturbed, store, cpu, in_child, die_at_call):
     """Every attempt gets a little further: the first dies at its first write, and so on."""
 
     def attempt(number: int) -> None:
-        kill_oneself_at_write(number)
+        die_at_call(number, ("fsync", "replace", "link", "unlink"))
         run_all(specs, store, cpu)
 
     deaths = 0

@@ -2,8 +2,9 @@
 
 import json
 import os
-import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,30 +92,21 @@ def test_records_are_ordinary_json_with_sorted_keys(store, tiny):
     assert list(json.loads(text)) == sorted(json.loads(text))
 
 
-def killed_at_call(number: int, action) -> bool:
-    """In a forked process: kill it at the `number`-th call that touches the disk. True if it got so far."""
-    calls = 0
+@pytest.fixture
+def killed_at_call(in_child, die_at_call) -> Callable[[int, Callable[[], Any]], bool]:
+    """Runs an action in a child that dies at its `number`-th call to the disk; True if it got there."""
 
-    def deadly(real):
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **kwargs)
+    def killed(number: int, action: Callable[[], Any]) -> bool:
+        def attempt() -> None:
+            die_at_call(number, ("open", "fsync", "replace", "link", "unlink"))
+            action()
 
-        return call
+        return os.WIFSIGNALED(os.waitpid(in_child(attempt), 0)[1])
 
-    pid = os.fork()
-    if not pid:
-        for name in ("open", "fsync", "replace", "link", "unlink"):
-            setattr(os, name, deadly(getattr(os, name)))
-        action()
-        os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    return killed
 
 
-def test_killed_while_replacing_leaves_the_old_or_the_new(tmp_path):
+def test_killed_while_replacing_leaves_the_old_or_the_new(tmp_path, killed_at_call):
     path = tmp_path / "file"
     seen = set()
     number = 0
@@ -130,7 +122,7 @@ def test_killed_while_replacing_leaves_the_old_or_the_new(tmp_path):
     assert number > 3  # fsync of the file, rename, fsync of the folder at least
 
 
-def test_killed_while_creating_leaves_nothing_or_all(store, tiny):
+def test_killed_while_creating_leaves_nothing_or_all(store, tiny, killed_at_call):
     spec = tiny()
     seen = set()
     number = 0
