@@ -9,7 +9,7 @@ experiments := $(python) -m experiments
 # One thread each: test processes that share cores and start more threads than there are cores crawl.
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest
 
-.PHONY: help setup list figures test test-slow lint format bench constraints clean
+.PHONY: help setup list figures test test-slow lint format benchmark constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "<artefact>", $$1); printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,8 @@ format: setup ## apply the style
 	@$(python) -m ruff check --fix --quiet .
 	@$(python) -m ruff format .
 
-bench: setup ## run every benchmark
-	@for file in benchmarks/[!_]*.py; do $(python) -m benchmarks.$$(basename $$file .py) || exit; done
+benchmark: setup ## the optimizer's speed and memory beside its peers; written to results/benchmarks
+	@$(python) -m benchmarks.report
 
 constraints: setup ## resolve constraints.txt anew from pyproject.toml
 	@sh scripts/resolve-constraints

@@ -1,27 +1,45 @@
+# pyright: reportPrivateImportUsage=false
 """The training draws of one step: noise kept until the gradient is read, and weighted sums over draws."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ivon import _foreach as foreach
+from ivon import _kernels, _shards
+from ivon._operations import LISTS
 from ivon._sampling import Block
 from ivon._state import State
 
 
 @dataclass
-class _Gradients:
-    """Those of a block of parameters at a draw, not read yet."""
+class Pending:
+    """A block of parameters that were at a draw; their gradients have not been read yet."""
 
     block: Block
-    left: list[Tensor | None]  # as they were when the context was left, by reference
+    left: list[Tensor | None]  # the gradients as they were when the context was left, by reference
+    versions: list[int]  # how often each had been changed by then
 
     def now(self) -> list[Tensor | None]:
-        """As they are now, perhaps clipped or unscaled; as they were, where they have been removed since."""
+        """The gradients as they are, perhaps clipped or unscaled; as they were, where they are removed."""
         pairs = zip(self.block.params, self.left, strict=True)
         return [left if param.grad is None else param.grad for param, left in pairs]
+
+    def changed(self) -> bool:
+        """Whether any gradient was changed or replaced since the context was left."""
+        then = zip(self.now(), self.left, self.versions, strict=True)
+        return any(now is not left or _version(now) != version for now, left, version in then)
+
+    def read(self, estimator: str) -> tuple[Block, list[Tensor]]:
+        """The part of the block that has gradients, and they: what this process holds of each."""
+        grads = self.now()
+        used = [i for i, grad in enumerate(grads) if grad is not None]
+        block = self.block.part(used)
+        if estimator == "ggn":
+            for param, kept in zip(block.params, block.kept, strict=True):
+                kept.copy_(_shards.local(squares_of(param)))
+        return block, [_shards.local(_dense(grad)) for grad in grads if grad is not None]
 
 
 @dataclass
@@ -33,25 +51,76 @@ class Draws:
 
     count: int = 0  # of the draws in the sums
     weight: float = 0.0  # of the draws in the sums, together
-    _pending: list[_Gradients] | None = None
+    _pending: list[Pending] | None = None
     _pending_weight: float = 1.0
+    _changes: set[bool] = field(default_factory=set)  # whether gradients were changed after their context
+    _known: dict[int, tuple[int, int]] = field(
+        default_factory=dict
+    )  # gradients that have been used, by param
 
     def leave(self, blocks: list[Block], weight: float) -> None:
         """Note a draw whose gradients are in `p.grad` from now on."""
-        self._pending = [_Gradients(block, [param.grad for param in block.params]) for block in blocks]
+        self._pending = []
+        for block in blocks:
+            grads = [param.grad for param in block.params]
+            self._pending.append(Pending(block, grads, [_version(grad) for grad in grads]))
         self._pending_weight = weight
+
+    def is_empty(self) -> bool:
+        """Whether there is no draw to make a step from."""
+        return self.count == 0 and self._pending is None
+
+    def drop_pending_without_gradients(self) -> None:
+        """Let the last draw not count if no parameter has a gradient from it."""
+        if self._pending and all(grad is None for pending in self._pending for grad in pending.now()):
+            self._pending = None
+
+    def clear_gradients(self, params: list[Tensor]) -> None:
+        """Drop gradients that are known; RuntimeError if there are others, which would be lost in silence."""
+        for param in params:
+            grad = param.grad
+            if grad is None:
+                continue
+            known = self._known.get(id(param)) == (id(grad), _version(grad))
+            if not known and _shards.local(_dense(grad)).count_nonzero():
+                raise RuntimeError(
+                    "a parameter has a gradient from outside of sampled_params(train=True): compute all "
+                    "gradients of a step within it, or call zero_grad() to drop them"
+                )
+            param.grad = None
+            if hasattr(param, "squared_grad"):
+                param.squared_grad = None  # type: ignore[attr-defined]
+
+    def remember_gradients(self, params: list[Tensor]) -> None:
+        """Those that parameters have now have been used, or are not wanted."""
+        pairs = ((id(param), param.grad) for param in params)
+        self._known = {key: (id(grad), _version(grad)) for key, grad in pairs if grad is not None}
+
+    def take_single(self) -> list[Pending] | None:
+        """The draw of a step that has only one, of weight 1: it needs no sums. None otherwise."""
+        if self.count or self._pending_weight != 1 or self._pending is None:
+            return None
+        pending, self._pending = self._pending, None
+        return pending
+
+    def check_changes(self) -> None:
+        """RuntimeError if the gradients of some draws were changed after their contexts and others not."""
+        if len(self._changes) > 1:
+            raise RuntimeError(
+                f"of {self.count} draws in a step, the gradients of some were changed after their context "
+                f"and those of others not: clip the gradients of every draw, best within its context"
+            )
 
     @torch.no_grad()
     def add_pending(self, hess_approx: str) -> None:
         """Read the gradients of the last draw; a sum may then still be the gradient itself."""
         if self._pending is None:
             return
-        for gradients in self._pending:
-            block = gradients.block
-            items = zip(block.states, block.noise, gradients.now(), strict=True)
-            used = [(state, noise, _dense(grad, noise)) for state, noise, grad in items if grad is not None]
-            if used:
-                _add(used, self._pending_weight, hess_approx)
+        for pending in self._pending:
+            self._changes.add(pending.changed())
+            block, grads = pending.read(hess_approx)
+            if grads:
+                _add(block, grads, self._pending_weight, hess_approx)
         self.count += 1
         self.weight += self._pending_weight
         self._pending = None
@@ -61,44 +130,58 @@ class Draws:
         """Read the gradients of the last draw into sums of our own: others may overwrite or zero theirs."""
         pending = self._pending or []
         self.add_pending(hess_approx)
-        for gradients in pending:
-            for state, grad in zip(gradients.block.states, gradients.now(), strict=True):
-                if grad is not None and state["grad_sum"] is grad:
-                    state["grad_sum"] = grad.clone()
+        for part in pending:
+            for state, grad in zip(part.block.states, part.now(), strict=True):
+                if grad is not None and state["grad_sum"] is _shards.local(grad):
+                    state["grad_sum"] = state["grad_sum"].clone()
+        if pending:
+            self.remember_gradients([param for part in pending for param in part.block.params])
 
     def forget(self, states: Iterable[State]) -> None:
         """Start anew: nothing drawn, nothing summed."""
-        self.count, self.weight, self._pending = 0, 0.0, None
+        self.count, self.weight, self._pending, self._changes = 0, 0.0, None, set()
         for state in states:
             state.pop("grad_sum", None)
             state.pop("product_sum", None)
 
 
-def _dense(grad: Tensor, noise: Tensor) -> Tensor:
+def _version(grad: Tensor | None) -> int:
+    return -1 if grad is None else grad._version
+
+
+def squares_of(param: Tensor) -> Tensor:
+    """The mean over examples of the squared gradient, which per_example_backward has left at a parameter."""
+    squares = getattr(param, "squared_grad", None)
+    if squares is None:
+        raise RuntimeError(
+            "hess_approx='ggn' needs the squared gradients of single examples: compute the gradients with "
+            "ivon.per_example_backward()"
+        )
+    return squares
+
+
+def _dense(grad: Tensor) -> Tensor:
     if grad.layout != torch.strided:
         raise RuntimeError(f"IVON needs dense gradients, got {grad.layout}; e.g. nn.Embedding(sparse=False)")
-    return grad.to(noise.dtype)
+    return grad
 
 
-def _add(used: list[tuple[State, Tensor, Tensor]], weight: float, hess_approx: str) -> None:
-    """Add weight * grad to `grad_sum` and weight * noise * grad (gradsq: weight * grad^2) to `product_sum`.
+def _add(block: Block, grads: list[Tensor], weight: float, hess_approx: str) -> None:
+    """Add weight * grad to `grad_sum`, and weight * noise * grad (see _kernels.multiply) to `product_sum`.
 
-    `used` has the state, the noise and the gradient of each parameter. The buffers of the noise become the
-    products. With weight 1 the gradients of a first draw are kept by reference: one draw costs no copy.
+    The noise becomes the products. With weight 1 the gradients of a first draw are kept by reference: one
+    draw costs no copy.
     """
-    states = [state for state, _, _ in used]
-    products = [noise for _, noise, _ in used]
-    grads = [grad for _, _, grad in used]
-    if hess_approx == "gradsq":
-        foreach.copy_(products, grads)
-    foreach.mul_(products, grads)
+    states, products = block.states, block.kept
+    grads = LISTS.to(grads, products[0].dtype)
+    _kernels.multiply(LISTS, products, grads, hess_approx)
     if weight != 1:
-        foreach.mul_(products, weight)
-        grads = list(foreach.mul(grads, weight))
+        torch._foreach_mul_(products, weight)
+        grads = list(torch._foreach_mul(grads, weight))
     later = [i for i, state in enumerate(states) if "grad_sum" in state]
     if later:
-        foreach.add_([states[i]["grad_sum"] for i in later], [grads[i] for i in later])
-        foreach.add_([states[i]["product_sum"] for i in later], [products[i] for i in later])
+        torch._foreach_add_([states[i]["grad_sum"] for i in later], [grads[i] for i in later])
+        torch._foreach_add_([states[i]["product_sum"] for i in later], [products[i] for i in later])
     for state, grad, product in zip(states, grads, products, strict=True):
         if "grad_sum" not in state:
             state["grad_sum"], state["product_sum"] = grad, product

@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ivon._shards import is_sharded
 from ivon._state import State
 
 
@@ -33,6 +34,26 @@ def on_any_rank(fact: bool, device: torch.device) -> bool:
     flag = torch.tensor(float(fact), device=device)
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag.item())
+
+
+def average_where_ranks_differ(states: list[State]) -> None:
+    """Average the sums over the ranks unless they are the same on all of them; a collective call.
+
+    They differ where DistributedDataParallel has not averaged the gradients of a draw, within its no_sync().
+    """
+    whole = [state for state in states if "grad_sum" in state and not is_sharded(state["hess"])]
+    if not in_group() or not whole:
+        return
+    sums = [state[name] for name in ("grad_sum", "product_sum") for state in whole]
+    prints = torch.stack([s.double().sum().to(whole[0]["hess"].device) for s in sums])
+    extremes = torch.stack([prints, -prints]).nan_to_num()
+    dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+    if bool((extremes[0] != -extremes[1]).any()):
+        for state in whole:
+            for name in ("grad_sum", "product_sum"):
+                average = state[name] / dist.get_world_size()  # not in place: it may be the user's p.grad
+                dist.all_reduce(average)
+                state[name] = average
 
 
 def sum_over_ranks(states: list[State], weight: float) -> float:

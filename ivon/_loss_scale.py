@@ -42,4 +42,4 @@ def _divide(states: list[State], factor: float, hess_approx: str) -> None:
         if "grad_sum" in state:
             # Not in place: the sum may be the very tensor that the user sees as `p.grad`.
             state["grad_sum"] = state["grad_sum"] * factor
-            state["product_sum"] *= factor**2 if hess_approx == "gradsq" else factor
+            state["product_sum"] *= factor if hess_approx == "price" else factor**2

@@ -1,91 +1,111 @@
-"""Draws from the posterior: where their random bits come from, and the noise added to the parameters."""
+# pyright: reportPrivateImportUsage=false
+"""A posterior draw: the noise, the way from the mean to the draw, and back."""
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
 
-from ivon import _foreach as foreach
-from ivon._state import State, residuals_of
+from ivon import _compiled, _kernels, _shards
+from ivon._state import Group, State, residuals_of, state_dtype
+from ivon._stretches import Stretch, is_dense, stretches
 
-Source = Callable[[torch.device], torch.Generator]  # the generator from which a device's noise is drawn
-
-
-@dataclass
-class NoiseStream:
-    """The random stream of an optimizer: every draw is a function of (seed, purpose, count, rank).
-
-    Three integers are the whole state, the same on every device, so a checkpoint needs no generator state.
-    Test draws have a count of their own: evaluating in the middle of a training does not change it.
-    """
-
-    seed: int
-    train_draws: int = 0
-    test_draws: int = 0
-
-    def next_train(self, rank: int) -> Source:
-        """Source of the next training draw; ranks of equal number draw alike."""
-        self.train_draws += 1
-        return self._source(f"train {self.train_draws} rank {rank}")
-
-    def next_test(self) -> Source:
-        """Source of the next test draw."""
-        self.test_draws += 1
-        return self._source(f"test {self.test_draws}")
-
-    def _source(self, draw: str) -> Source:
-        generators: dict[torch.device, torch.Generator] = {}
-
-        def of(device: torch.device) -> torch.Generator:
-            if device not in generators:
-                # A hash, as CPU generators look at 32 bits of their seed only. Devices differ by order of
-                # appearance, not by name, so that it does not matter which GPU a rank has.
-                text = f"{self.seed} {draw} device {len(generators)}"
-                digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-                generators[device] = torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
-            return generators[device]
-
-        return of
+# Fills a flat tensor with standard normal numbers for the parameters.
+Source = Callable[[Tensor, list[Tensor]], None]
 
 
 @dataclass
 class Block:
-    """A posterior draw for parameters of one group, device and dtype."""
+    """A posterior draw for parameters of one group, device and dtype.
 
+    `kept` is the only memory that a draw takes: 4 bytes for each parameter that the process holds. It has the
+    standard normal noise first, then the parameters as they were while these are at the draw, and afterwards
+    the noise theta - m as the network has seen it.
+    """
+
+    group: Group
     params: list[Tensor]
     states: list[State]
-    noise: list[Tensor]  # theta - m, in the dtype of the states
+    kept: list[Tensor]  # shaped like the local parts of the parameters, in the dtype of the states
+    _moved: list[Stretch] = field(default_factory=list)  # what is at the draw, whatever interrupts us
+
+    def local_params(self) -> list[Tensor]:
+        """What this process holds of the parameters."""
+        return _shards.locals_of(self.params)
+
+    def of_states(self, name: str) -> list[Tensor]:
+        """What this process holds of one entry of the states."""
+        return _shards.locals_of([state[name] for state in self.states])
+
+    def part(self, chosen: list[int]) -> "Block":
+        """The block of some of the parameters."""
+        if len(chosen) == len(self.params):
+            return self
+        params, states = [self.params[i] for i in chosen], [self.states[i] for i in chosen]
+        return Block(self.group, params, states, [self.kept[i] for i in chosen])
 
     def displace(self) -> None:
         """Move the parameters, in place, from the mean to the draw."""
-        residuals = residuals_of(self.states)
-        if residuals is None:
-            foreach.add_(self.params, self.noise)
-        else:
-            foreach.copy_(self.params, foreach.add(foreach.add(residuals, self.params), self.noise))
+        group, roles = self.group, [self.local_params(), self.kept]
+        if residuals_of(self.states) is not None:
+            roles.append(self.of_states("residual"))
+        for stretch in stretches([*roles, self.of_states("hess")]):
+            o, (params, kept, *residuals, hess) = stretch.operations, stretch.operands()
+            moved = Stretch(stretch.tensors[:-1], o, stretch.long)
+            numbers = {"ess": group["ess"], "weight_decay": group["weight_decay"]}
+            if stretch.long and _compiled.displace(params, kept, hess, **numbers):
+                self._moved.append(moved)
+                stretch.put_back(1, kept)
+                stretch.put_back(0, params)
+                continue
+            theta = _kernels.draw(o, hess, params, kept, *residuals, **numbers)
+            o.copy_(kept, params)
+            stretch.put_back(1, kept)
+            self._moved.append(moved)
+            stretch.write(0, theta)
+
+    def restore(self) -> None:
+        """Move the parameters back, to the bits that they had."""
+        while self._moved:
+            params, kept = self._moved[-1].tensors[:2]
+            torch._foreach_copy_(params, kept)
+            self._moved.pop()
+
+    def restore_and_keep_noise(self) -> None:
+        """The same, and `kept` has the noise from then on."""
+        while self._moved:
+            stretch = self._moved[-1]
+            o, (params, kept, *residuals) = stretch.operations, stretch.operands()
+            if stretch.long and _compiled.restore(params, kept):
+                stretch.put_back(0, params)
+                self._moved.pop()
+                stretch.put_back(1, kept)
+                continue
+            noise = _kernels.noise(o, params, kept, *residuals)
+            stretch.write(0, kept)
+            self._moved.pop()
+            o.copy_(kept, noise)
+            stretch.put_back(1, kept)
 
 
-def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Independent N(0, 1) entries, as many as in `like`."""
-    drawn = torch.randn(like.shape, dtype=like.dtype, device=generator.device, generator=generator)
-    return drawn.to(like.device)
+def new_block(group: Group, params: list[Tensor], states: list[State], source: Source) -> Block:
+    """Noise for parameters of one group, device and dtype; nothing has moved yet."""
+    parts = _shards.locals_of(params)
+    flat = torch.empty(sum(p.numel() for p in parts), dtype=state_dtype(params[0]), device=params[0].device)
+    source(flat, params)
+    kept = list(_unflatten_dense_tensors(flat, parts))
+    for i, part in enumerate(parts):
+        if not part.is_contiguous() and is_dense(part):
+            kept[i] = kept[i].as_strided(part.shape, part.stride())
+    return Block(group, params, states, kept)
 
 
-def posterior_noise(
-    hess: list[Tensor], *, ess: float, weight_decay: float, generator: torch.Generator
-) -> list[Tensor]:
-    """A draw of theta - m = sigma * eps, sigma = 1 / sqrt(ess (h + weight_decay)) (Alg. 1, lines 1, 7).
+def from_key(key: str) -> Source:
+    """Noise that is a function of the key."""
 
-    Computed as one flat tensor, of which the result are views with the strides of `hess`.
-    """
-    root = torch.cat([in_memory_order(h) for h in hess]).add_(weight_decay).mul_(ess).sqrt_()
-    flat = standard_normal(root, generator).div_(root)
-    chunks = flat.split([h.numel() for h in hess])
-    return [c.as_strided(h.shape, h.stride(), c.storage_offset()) for c, h in zip(chunks, hess, strict=True)]
+    def fill(flat: Tensor, params: list[Tensor]) -> None:
+        _shards.fill_with_noise(flat, params, key)
 
-
-def in_memory_order(dense: Tensor) -> Tensor:
-    """A flat view of a tensor without gaps, whatever its strides (channels_last, transposed)."""
-    return dense.as_strided((dense.numel(),), (1,))
+    return fill

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
-HESS_APPROXIMATIONS = ("price", "gradsq")
+HESS_APPROXIMATIONS = ("price", "gradsq", "ggn")
 
 # Per parameter group: what the message says is allowed, and the test of it. NaN fails every comparison.
 _GROUP_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {

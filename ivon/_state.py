@@ -1,4 +1,4 @@
-"""What the optimizer remembers about one parameter, and lists of parameters for `_foreach` calls."""
+"""What the optimizer remembers about one parameter, and lists of parameters that can be treated together."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
@@ -6,6 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from ivon._shards import is_sharded
+
+SMALL = 1 << 17  # entries
 
 State = dict[str, Any]  # of one parameter
 Group = dict[str, Any]  # torch.optim's parameter group
@@ -32,6 +37,59 @@ def new_state(param: Tensor, hess_init: float) -> State:
         if param.dtype != like.dtype:
             state["residual"] = torch.zeros_like(like)
     return state
+
+
+def fits(state: State, param: Tensor) -> bool:
+    """Whether the state is of the dtype and on the device that the parameter asks for."""
+    hess = state["hess"]
+    return (
+        hess.dtype is state_dtype(param)
+        and hess.device == param.device
+        and ("residual" in state) == (param.dtype != hess.dtype)
+    )
+
+
+def follow(state: State, param: Tensor) -> None:
+    """Take the state after a parameter that was moved or converted.
+
+    A residual goes with the rounding that it belonged to: the mean is what is now seen in the parameter.
+    """
+    dtype = state_dtype(param)
+    state.pop("residual", None)
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            if value.shape != param.shape:
+                raise RuntimeError(
+                    f"a parameter of shape {tuple(param.shape)} has {name} of shape {tuple(value.shape)}: "
+                    f"was it resized? Make a new optimizer"
+                )
+            state[name] = value.to(param.device, dtype)
+    if param.dtype != dtype:
+        state["residual"] = torch.zeros_like(state["hess"])
+
+
+def like_param(value: Tensor, param: Tensor) -> Tensor:
+    """A copy of an entry of a state: on the parameter's device, laid out like it, in the dtype of states."""
+    return torch.empty_like(param, dtype=state_dtype(param), requires_grad=False).copy_(value)
+
+
+def side_by_side(states: list[State]) -> None:
+    """Let small entries of the states share memory, one after the other.
+
+    Then steps of many small parameters need no copies of them (_stretches.py); nothing else depends on it.
+    """
+    for name in ("hess", "momentum"):
+        small = [
+            state
+            for state in states
+            if state[name].numel() < SMALL and state[name].is_contiguous() and not is_sharded(state[name])
+        ]
+        if len(small) > 1:
+            entries = [state[name] for state in small]
+            with torch.inference_mode(False):
+                shared = _unflatten_dense_tensors(_flatten_dense_tensors(entries), entries)
+            for state, entry in zip(small, shared, strict=True):
+                state[name] = entry
 
 
 def residuals_of(states: list[State]) -> list[Tensor] | None:

@@ -1,95 +1,79 @@
-"""Lines 2 to 6 of Algorithm 1 for lists of tensors; `reference.py` says the same in the paper's letters."""
+"""The step: from the gradients of the draws to the new posterior."""
 
 import math
-from functools import cache
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
 
-from ivon import _foreach as foreach
-from ivon._state import Group, State, residuals_of
+from ivon import _compiled, _kernels
+from ivon._accumulate import Pending
+from ivon._sampling import Block
+from ivon._state import Group, State, kind, residuals_of, state_dtype
+from ivon._stretches import stretches
 
 
-def update(
-    params: list[Tensor],
-    states: list[State],
-    group: Group,
-    weight: float,
-    *,
-    hess_approx: str,
-    debias: bool,
-    rescale_lr: bool,
-) -> None:
-    """One step of parameters of one kind that have made equally many steps, from sums of total `weight`.
+class Update:
+    """One step of one parameter group."""
 
-    `product_sum` is consumed; `grad_sum` is not changed, as it may be what the user sees as `p.grad`.
-    """
-    ess, delta, beta1 = group["ess"], group["weight_decay"], group["beta1"]
-    grads, products, hess, momentum = (
-        [state[name] for state in states] for name in ("grad_sum", "product_sum", "hess", "momentum")
-    )
-    if weight != 1:
-        grads = foreach.div(grads, weight)
-        foreach.div_(products, weight)
-    precision = list(foreach.add(hess, delta))
-    if hess_approx == "price":
-        foreach.mul_(products, precision)
-    foreach.mul_(products, ess)  # now hhat: mean(noise * grad) / sigma^2 (Eq. 3), or ess * mean(grad^2)
-    for state in states:
-        state["step"] += 1
-    foreach.lerp_(momentum, grads, 1 - beta1)
-    update_hess(hess, products, precision, group["beta2"], delta)
-    bias_correction = 1 - beta1 ** states[0]["step"] if debias else 1.0
-    residuals = residuals_of(states)
-    means = params if residuals is None else list(foreach.add(residuals, params))
-    steps = newton_step(means, momentum, hess, bias_correction, delta, group["clip_radius"])
-    lr = float(group["lr"]) * (group["hess_init"] + delta if rescale_lr else 1.0)
-    if residuals is None:
-        foreach.add_(params, steps, alpha=-lr)
-    else:
-        foreach.add_(means, steps, alpha=-lr)
-        foreach.copy_(params, means)
-        foreach.copy_(residuals, foreach.sub(means, [param.to(means[0].dtype) for param in params]))
+    def __init__(self, group: Group, *, estimator: str, debias: bool, rescale_lr: bool) -> None:
+        self._group = group
+        self._estimator = estimator
+        self._debias = debias
+        self._rescale_lr = rescale_lr
 
+    def from_draw(self, pending: Pending) -> None:
+        """The step from a single draw; the products need no memory of their own."""
+        whole, grads = pending.read(self._estimator)
+        for chosen in _batches(whole.params, whole.states):
+            block = whole.part(chosen)
+            self._apply(block, [grads[i] for i in chosen], block.kept, weight=None)
 
-def update_hess(
-    hess: list[Tensor], hhat: list[Tensor], precision: list[Tensor], beta2: float, weight_decay: float
-) -> None:
-    """h <- beta2 h + (1 - beta2) hhat + (1 - beta2)^2 (h - hhat)^2 / (2 (h + delta)) (Eq. 4), in place.
+    def from_sums(self, params: list[Tensor], states: list[State], weight: float) -> None:
+        """The step from the sums in the states, of total `weight`; those of the products are consumed."""
+        for chosen in _batches(params, states):
+            block = Block(self._group, [params[i] for i in chosen], [states[i] for i in chosen], [])
+            self._apply(block, block.of_states("grad_sum"), block.of_states("product_sum"), weight)
 
-    Computed as h + r d + r^2 d^2 / (2 (h + delta)) with r = 1 - beta2 and d = hhat - h. `precision` is the
-    old h + delta, and `hhat` is consumed. h + delta at most halves in a step, so it stays positive; the floor
-    keeps that true of rounded numbers.
-    """
-    rate = 1 - beta2
-    foreach.sub_(hhat, hess)
-    foreach.add_(hess, hhat, alpha=rate)
-    foreach.mul_(hhat, hhat)
-    foreach.addcdiv_(hess, hhat, precision, value=0.5 * rate**2)
-    foreach.clamp_min_(hess, hess_floor(weight_decay, hess[0].dtype))
+    def _apply(self, block: Block, grads: list[Tensor], products: list[Tensor], weight: float | None) -> None:
+        """For parameters of one kind with equally many steps. Without a weight `products` is the noise."""
+        for state in block.states:
+            state["step"] += 1
+        dtype = state_dtype(block.params[0])
+        n = self._numbers(block.states[0]["step"], weight or 1.0, dtype)
+        flags = _kernels.Flags(self._estimator, weight is not None, n.clip_radius < math.inf)
+        roles = [block.local_params(), block.of_states("hess"), block.of_states("momentum"), grads, products]
+        changed = (0, 1, 2)
+        if residuals_of(block.states) is not None:
+            roles.append(block.of_states("residual"))
+            changed = (0, 1, 2, 5)
+        for stretch in stretches(roles):
+            o = stretch.operations
+            operands = stretch.operands()
+            operands[3] = o.to(operands[3], dtype)
+            if not (stretch.long and _compiled.update(*operands, n=n, flags=flags)):
+                _kernels.update(o, *operands, n=n, flags=flags)
+            for role in changed:
+                stretch.put_back(role, operands[role])
 
-
-def newton_step(
-    means: list[Tensor],
-    momentum: list[Tensor],
-    hess: list[Tensor],
-    bias_correction: float,
-    weight_decay: float,
-    clip_radius: float,
-) -> list[Tensor]:
-    """clip((gbar + delta m) / (h + delta)) with gbar = g / bias_correction: a step before its lr."""
-    steps = list(foreach.div(momentum, bias_correction))
-    foreach.add_(steps, means, alpha=weight_decay)
-    foreach.div_(steps, foreach.add(hess, weight_decay))
-    if clip_radius < math.inf:
-        foreach.clamp_min_(steps, -clip_radius)
-        foreach.clamp_max_(steps, clip_radius)
-    return steps
+    def _numbers(self, steps: int, weight: float, dtype: torch.dtype) -> _kernels.Numbers:
+        group = self._group
+        return _kernels.Numbers(
+            hess_scale=1.0 if self._estimator == "ggn" else group["ess"],
+            weight=weight,
+            beta1=group["beta1"],
+            beta2=group["beta2"],
+            weight_decay=group["weight_decay"],
+            clip_radius=group["clip_radius"],
+            lr=float(group["lr"]) * (group["hess_init"] + group["weight_decay"] if self._rescale_lr else 1.0),
+            bias_correction=1 - group["beta1"] ** steps if self._debias else 1.0,
+            hess_floor=_kernels.hess_floor(group["weight_decay"], dtype),
+        )
 
 
-@cache
-def hess_floor(weight_decay: float, dtype: torch.dtype) -> float:
-    """The smallest h for which h + weight_decay is positive in `dtype`."""
-    if weight_decay == 0:
-        return torch.finfo(dtype).tiny
-    return torch.nextafter(torch.tensor(-weight_decay, dtype=dtype), torch.tensor(0.0, dtype=dtype)).item()
+def _batches(params: list[Tensor], states: list[State]) -> list[list[int]]:
+    """The numbers of the parameters that are of one kind and have made equally many steps."""
+    batches: dict[Hashable, list[int]] = {}
+    for i, (param, state) in enumerate(zip(params, states, strict=True)):
+        batches.setdefault((kind(param), state["step"]), []).append(i)
+    return list(batches.values())

@@ -3,18 +3,20 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ivon import _distributed, _loss_scale, _sampling, _update
-from ivon import _foreach as foreach
+from ivon import _checkpoint, _distributed, _loss_scale, _sampling
 from ivon._accumulate import Draws
+from ivon._noise import NoiseStream
 from ivon._settings import check_group, check_optimizer, check_weight
-from ivon._state import Group, State, alike, kind, new_state, state_dtype, trainable
+from ivon._shards import is_sharded
+from ivon._state import Group, State, alike, fits, follow, like_param, new_state, side_by_side, trainable
+from ivon._update import Update
 
 
 class IVON(Optimizer):
@@ -45,8 +47,9 @@ class IVON(Optimizer):
         weight_decay: delta; the prior precision is ess * weight_decay.
         clip_radius: xi, the largest entry of a step before the learning rate.
         mc_samples: draws per step of `step(closure)`.
-        hess_approx: "price", the reparameterisation estimator of Eq. 3, or "gradsq", ess times
-            the squared gradient of each draw.
+        hess_approx: "price", the reparameterisation estimator of Eq. 3; "gradsq", ess times the squared
+            gradient of each draw; or "ggn", the mean of the squared gradients of single examples, for which
+            gradients are computed with `ivon.per_example_backward`.
         sync: in a process group, let every rank draw its own noise and average the estimates in `step()`,
             weighted by the weights of the draws; for models without DistributedDataParallel. If False, all
             ranks draw alike, which is right where gradients are already averaged over ranks.
@@ -92,7 +95,9 @@ class IVON(Optimizer):
         self.rescale_lr = rescale_lr
         self._active = False  # inside sampled_params
         self._draws = Draws()
+        self._draws.remember_gradients(self._trainable())  # those that another optimizer has left
         self.seed(int(torch.randint(2**63 - 1, ())))
+        _checkpoint.note_sampling(self.param_groups, self._stream, self._draws)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own; what is not given is the constructor's."""
@@ -104,7 +109,7 @@ class IVON(Optimizer):
 
     def seed(self, seed: int) -> None:
         """Start the noise anew from `seed`. Without a call the seed comes from PyTorch's global generator."""
-        self._stream = _sampling.NoiseStream(seed)
+        self._stream = NoiseStream(seed)
         self._seed_is_shared = False
 
     @contextmanager
@@ -115,29 +120,41 @@ class IVON(Optimizer):
 
         With `train` the gradient computed at the draw counts for the next step, in proportion to `weight`
         (the size of a micro-batch whose loss is a mean). A draw left by an exception does not count.
-        The noise is taken from `generator` if there is one, otherwise from the optimizer's own streams,
-        of which training and testing have one each.
+        The seed of the noise is taken from `generator` if there is one, otherwise from the optimizer's own
+        streams, of which training and testing have one each.
         """
         self._forbid_within("sampled_params()")
         check_weight(weight)
+        if self.sync and any(is_sharded(p) for group in self.param_groups for p in group["params"]):
+            raise RuntimeError(
+                "sync=True is for ranks that have the whole parameters each, not shards of them"
+            )
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "IVON draws new noise at every step, which a CUDA graph would repeat: capture without it"
+            )
         if train:
             self._read_pending()
-            for group in self.param_groups:
-                for param in trainable(group):
-                    param.grad = None
-        blocks = self._draw(self._source(train, generator))
-        means = [[param.detach().clone() for param in block.params] for block in blocks]
+            self._draws.clear_gradients(self._trainable())
+        blocks = self._draw(self._sources(train, generator))
         self._active = True
         try:
             with torch.no_grad():
                 for block in blocks:
                     block.displace()
+            torch.clear_autocast_cache()  # it has 16-bit copies of the weights as they were
             yield
+            with torch.no_grad():
+                for block in blocks:
+                    block.restore_and_keep_noise() if train else block.restore()
         finally:
             with torch.no_grad():
-                for block, mean in zip(blocks, means, strict=True):
-                    foreach.copy_(block.params, mean)
+                for block in blocks:
+                    block.restore()  # what an exception has left at the draw
+            torch.clear_autocast_cache()
             self._active = False
+            if train:
+                self._draws.remember_gradients(self._trainable())
         if train:
             self._draws.leave(blocks, float(weight))
 
@@ -149,23 +166,24 @@ class IVON(Optimizer):
         `mc_samples` draws are made here; the mean of their losses is returned.
         """
         self._forbid_within("step()")
-        loss = None if closure is None else self._run(closure)
-        self._draws.add_pending(self.hess_approx)
-        if self._draws.count == 0:
-            raise RuntimeError(
-                "step() needs a gradient at a posterior draw: "
-                "compute it within `sampled_params(train=True)`, or pass a closure"
-            )
-        states = [self._state_of(param, group) for group in self.param_groups for param in trainable(group)]
-        if _loss_scale.unscale_sums(self, states, self._draws.count, self.hess_approx, self.sync):
-            for group in self.param_groups:
-                self._step_group(group)
+        loss = None
+        if closure is not None:
+            loss = self._run(closure)
+            if self._draws.is_empty():  # it has computed no gradients
+                return loss
+        single = None if self._needs_sums() else self._draws.take_single()
+        if single is not None:
+            for pending in single:
+                self._update(pending.block.group).from_draw(pending)
+        else:
+            self._step_from_sums()
         self.discard_draws()
         return loss
 
     def discard_draws(self) -> None:
         """Forget all training draws since the last step: for a step that is to be skipped."""
         self._draws.forget(self.state.values())
+        self._draws.remember_gradients(self._trainable())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients; what a finished draw has left in them is read first and counts."""
@@ -174,29 +192,45 @@ class IVON(Optimizer):
         super().zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """State for a checkpoint, also between the draws of a step; reads the gradients of the last draw."""
+        """State for a checkpoint, also between the draws of a step; reads the gradients of the last draw.
+
+        The state of the noise and of an unfinished step is in the parameter groups, as plain numbers.
+        """
         self._forbid_within("state_dict()")
         self._read_pending()
-        sampling = {**asdict(self._stream), "draws": self._draws.count, "weight": self._draws.weight}
-        return {**super().state_dict(), "sampling": sampling}
+        if self._draws.count and any(is_sharded(p) for group in self.param_groups for p in group["params"]):
+            raise RuntimeError(
+                "state_dict() of sharded parameters between the draws of a step: call step() first"
+            )
+        _checkpoint.note_sampling(self.param_groups, self._stream, self._draws)
+        return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue exactly where `state_dict()` was taken."""
+        """Continue exactly where `state_dict()` was taken; states saved by ivon-opt 0.1.3 are taken, too.
+
+        Raises ValueError if the state is that of another model or optimizer.
+        """
         self._forbid_within("load_state_dict()")
-        if "sampling" not in state_dict:
-            raise ValueError("state_dict lacks 'sampling', the state of the noise: not saved by ivon.IVON?")
+        stream, draws = self._stream, Draws()
+        if _checkpoint.is_of_ivon_opt(state_dict):
+            state_dict = _checkpoint.from_ivon_opt(state_dict, [g["params"] for g in self.param_groups])
+        else:
+            stream, draws = _checkpoint.noted_sampling(state_dict)
+        params = [param for group in self.param_groups for param in group["params"]]
+        _checkpoint.check_shapes(state_dict, params)
         self.discard_draws()
         super().load_state_dict(state_dict)
         saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        params = [param for group in self.param_groups for param in group["params"]]
         for i, param in zip(saved_ids, params, strict=True):
             # torch.optim casts the state to the parameter's dtype and so rounds that of 16-bit parameters.
             for name, value in state_dict["state"].get(i, {}).items():
                 if isinstance(value, Tensor):
-                    self.state[param][name] = value.to(param.device, state_dtype(param), copy=True)
-        sampling = dict(state_dict["sampling"])
-        self._draws = Draws(count=sampling.pop("draws"), weight=sampling.pop("weight"))
-        self._stream = _sampling.NoiseStream(**sampling)
+                    self.state[param][name] = like_param(value, param)
+        for group in self.param_groups:
+            for members in alike(param for param in group["params"] if "hess" in self.state[param]):
+                side_by_side([self.state[param] for param in members])
+        self._stream, self._draws = stream, draws
+        self._draws.remember_gradients(self._trainable())
 
     def __getstate__(self) -> dict[str, Any]:
         self._forbid_within("copying the optimizer")
@@ -209,38 +243,53 @@ class IVON(Optimizer):
         if self._active:
             raise RuntimeError(f"{call} within sampled_params(): leave that context first")
 
-    def _state_of(self, param: Tensor, group: Group) -> State:
-        state = self.state[param]
-        if "hess" not in state:
-            state.update(new_state(param, group["hess_init"]))
-        return state
+    def _trainable(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in trainable(group)]
+
+    def _make_states(self) -> None:
+        for group in self.param_groups:
+            for params in alike(trainable(group)):
+                self._states_of(params, group)
+
+    def _states_of(self, params: list[Tensor], group: Group) -> list[State]:
+        """The states of parameters of one group and kind, made or adapted where that is needed."""
+        states = [self.state[param] for param in params]
+        new = False
+        for state, param in zip(states, params, strict=True):
+            if "hess" not in state:
+                state.update(new_state(param, group["hess_init"]))
+                new = True
+            elif not fits(state, param):
+                follow(state, param)
+        if new:
+            side_by_side(states)
+        return states
 
     def _read_pending(self) -> None:
         self._draws.read_pending(self.hess_approx)
 
-    def _source(self, train: bool, generator: torch.Generator | None) -> _sampling.Source:
+    def _sources(self, train: bool, generator: torch.Generator | None) -> Iterator[_sampling.Source]:
+        """Where the noise of each block of parameters comes from, one after the other."""
         if generator is not None:
-            return lambda device: generator
-        if not train:
-            return self._stream.next_test()
-        if not self._seed_is_shared:
-            self._stream.seed = _distributed.seed_of_rank_zero(self._stream.seed)
-            self._seed_is_shared = True
-        return self._stream.next_train(_distributed.rank() if self.sync else 0)
+            key = (
+                f"generator {int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))}"
+            )
+        elif not train:
+            key = self._stream.next_test()
+        else:
+            if not self._seed_is_shared:
+                self._stream.seed = _distributed.seed_of_rank_zero(self._stream.seed)
+                self._seed_is_shared = True
+            key = self._stream.next_train(_distributed.rank() if self.sync else 0)
+        return (_sampling.from_key(f"{key} block {i}") for i in count())
 
     @torch.no_grad()
-    def _draw(self, source: _sampling.Source) -> list[_sampling.Block]:
+    def _draw(self, sources: Iterator[_sampling.Source]) -> list[_sampling.Block]:
         blocks: list[_sampling.Block] = []
         for group in self.param_groups:
             for params in alike(trainable(group)):
-                states = [self._state_of(param, group) for param in params]
-                noise = _sampling.posterior_noise(
-                    [state["hess"] for state in states],
-                    ess=group["ess"],
-                    weight_decay=group["weight_decay"],
-                    generator=source(params[0].device),
-                )
-                blocks.append(_sampling.Block(params, states, noise))
+                states = self._states_of(params, group)
+                blocks.append(_sampling.new_block(group, params, states, next(sources)))
         return blocks
 
     def _run(self, closure: Callable[[], Any]) -> Any:
@@ -248,22 +297,37 @@ class IVON(Optimizer):
         for _ in range(self.mc_samples):
             with torch.enable_grad(), self.sampled_params(train=True):
                 losses.append(closure())
+            self._draws.drop_pending_without_gradients()
         return None if losses[0] is None else sum(losses) / len(losses)
 
-    def _step_group(self, group: Group) -> None:
-        weight = self._draws.weight
-        if self.sync:
-            for params in alike(trainable(group)):
-                states = [self._state_of(param, group) for param in params]
-                weight = _distributed.sum_over_ranks(states, self._draws.weight)
-        moved = [param for param in trainable(group) if "grad_sum" in self.state[param]]
-        for params in alike(moved, key=lambda param: (kind(param), self.state[param]["step"])):
-            _update.update(
-                params,
-                [self.state[param] for param in params],
-                group,
-                weight,
-                hess_approx=self.hess_approx,
-                debias=self.debias,
-                rescale_lr=self.rescale_lr,
+    def _needs_sums(self) -> bool:
+        """Whether something stands between the draws and the update: other ranks, a loss scale."""
+        return self.sync or getattr(self, "found_inf", None) is not None
+
+    def _update(self, group: Group) -> Update:
+        return Update(group, estimator=self.hess_approx, debias=self.debias, rescale_lr=self.rescale_lr)
+
+    def _step_from_sums(self) -> None:
+        self._draws.add_pending(self.hess_approx)
+        if self._draws.is_empty():
+            if all(float(group["lr"]) == 0 for group in self.param_groups):
+                self._make_states()  # torch.distributed.checkpoint so asks for states to load into
+                return
+            raise RuntimeError(
+                "step() needs a gradient at a posterior draw: "
+                "compute it within `sampled_params(train=True)`, or pass a closure"
             )
+        self._draws.check_changes()
+        states = [self.state[param] for param in self._trainable()]
+        if self._draws.count > 1 and not self.sync:
+            _distributed.average_where_ranks_differ(states)
+        if not _loss_scale.unscale_sums(self, states, self._draws.count, self.hess_approx, self.sync):
+            return
+        for group in self.param_groups:
+            weight = self._draws.weight
+            if self.sync:
+                for params in alike(trainable(group)):
+                    of_kind = [self.state[param] for param in params]
+                    weight = _distributed.sum_over_ranks(of_kind, self._draws.weight)
+            moved = [param for param in trainable(group) if "grad_sum" in self.state[param]]
+            self._update(group).from_sums(moved, [self.state[param] for param in moved], weight)

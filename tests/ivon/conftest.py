@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ivon import _sampling
+from ivon import _noise, _stretches
 
 GivenNoise = Callable[[Iterable[list[Tensor]]], None]
 
@@ -20,9 +20,9 @@ def given_noise(monkeypatch: pytest.MonkeyPatch) -> GivenNoise:
     def give(eps: Iterable[list[Tensor]]) -> None:
         remaining: Iterator[list[Tensor]] = iter(eps)
 
-        def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-            return torch.cat([_sampling.in_memory_order(e) for e in next(remaining)]).to(like.dtype)
+        def fill(out: Tensor, key: str, *, start: int, total: int) -> None:
+            out.copy_(torch.cat([_stretches.in_memory_order(e) for e in next(remaining)]))
 
-        monkeypatch.setattr(_sampling, "standard_normal", standard_normal)
+        monkeypatch.setattr(_noise, "fill", fill)
 
     return give

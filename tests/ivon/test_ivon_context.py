@@ -174,12 +174,19 @@ def test_test_draws_leave_the_training_alone(with_generator):
 def test_given_generator_is_the_source_of_the_noise():
     params = make_params()
     optimizer = IVON(params, lr=0.1, ess=10.0, hess_init=2.0)
+    mean = torch.cat([p.detach().reshape(-1) for p in params])
+
+    def draws(seed, train, count=2):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(count):
+            with optimizer.sampled_params(train=train, generator=generator):
+                yield torch.cat([p.detach().reshape(-1) for p in params]) - mean
+
     for train in (False, True):
-        with optimizer.sampled_params(train=train, generator=torch.Generator().manual_seed(4)):
-            drawn = torch.cat([p.detach().reshape(-1) for p in params])
-        mean = torch.cat([p.detach().reshape(-1) for p in params])
-        eps = torch.randn(100, generator=torch.Generator().manual_seed(4))
-        torch.testing.assert_close(drawn, mean + eps / (10 * (2 + 1e-4)) ** 0.5)
+        first, second = draws(4, train)
+        assert same((first, second), draws(4, train))
+        assert not torch.equal(first, second)
+        assert not torch.equal(first, next(draws(5, train)))
 
 
 def test_evaluation_in_inference_mode_may_come_before_training():

@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ivon import IVON, _update
+from ivon import IVON, _kernels
+from ivon._operations import SINGLE
 
 DELTAS = st.sampled_from([0.0, 1e-6, 1e-4, 0.1, 3.0])
 BETA2 = st.floats(0.0, 0.99999)
@@ -32,7 +33,9 @@ def test_precision_stays_positive_for_any_hessian_estimates(dtype, delta, beta2,
         worst = hess - precision / (1 - beta2)
         now = worst if math.isnan(hhat) else torch.full_like(hess, hhat)
         before = precision.item()
-        _update.update_hess([hess], [now.clone()], [precision], beta2, delta)
+        floor = _kernels.hess_floor(delta, dtype)
+        n = _kernels.Numbers(1.0, 1.0, 0.9, beta2, delta, math.inf, 0.1, 1.0, floor)
+        _kernels.update_hess(SINGLE, hess, now.clone(), n, times_precision=False)
         after = (hess + delta).item()
         assert after > 0
         # At most halved, up to the rounding of h itself, which is near -delta at worst; and the squares of

@@ -26,7 +26,7 @@ WRONG = [
     ({"clip_radius": 0.0}, r"clip_radius must be a number > 0 \(inf: no clipping\), got 0.0"),
     ({"mc_samples": 0}, r"mc_samples must be an integer >= 1, got 0"),
     ({"mc_samples": 2.0}, r"mc_samples must be an integer >= 1, got 2.0"),
-    ({"hess_approx": "ggn"}, r"hess_approx must be one of price, gradsq; got 'ggn'"),
+    ({"hess_approx": "newton"}, r"hess_approx must be one of price, gradsq, ggn; got 'newton'"),
 ]
 PER_GROUP = [(wrong, message) for wrong, message in WRONG if not {"mc_samples", "hess_approx"} & wrong.keys()]
 

@@ -1,0 +1,90 @@
+"""The state of the optimizer in checkpoints: ours, and those of the released package ivon-opt."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from ivon._accumulate import Draws
+from ivon._noise import NoiseStream
+from ivon._state import Group
+
+# In a checkpoint every parameter group has the state of the noise and of the sums over draws, by these names:
+# torch.distributed.checkpoint keeps of an optimizer its states and the entries that its groups have when it
+# is loaded, and nothing else.
+_NOISE = {"seed": "noise_seed", "train_draws": "noise_train_draws", "test_draws": "noise_test_draws"}
+_SUMS = {"count": "summed_draws", "weight": "summed_weight"}
+
+
+def note_sampling(groups: list[Group], stream: NoiseStream, draws: Draws) -> None:
+    """Write the state of the noise and of the unfinished step into the parameter groups."""
+    extra: dict[str, Any] = {_NOISE[name]: value for name, value in asdict(stream).items()}
+    extra |= {_SUMS["count"]: draws.count, _SUMS["weight"]: draws.weight}
+    for group in groups:
+        group.update(extra)
+
+
+def noted_sampling(state_dict: Mapping[str, Any]) -> tuple[NoiseStream, Draws]:
+    """What `note_sampling` wrote; ValueError if it is not there."""
+    group = state_dict["param_groups"][0]
+    missing = [name for name in (*_NOISE.values(), *_SUMS.values()) if name not in group]
+    if missing:
+        raise ValueError(
+            f"the state to load has no {missing[0]!r} in its parameter groups: not saved by ivon.IVON?"
+        )
+    stream = NoiseStream(**{name: int(group[key]) for name, key in _NOISE.items()})
+    return stream, Draws(count=int(group[_SUMS["count"]]), weight=float(group[_SUMS["weight"]]))
+
+
+def check_shapes(state_dict: Mapping[str, Any], params: list[Tensor]) -> None:
+    """Raise ValueError if a state belongs to a parameter of another shape."""
+    ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    for place, (i, param) in enumerate(zip(ids, params, strict=False)):
+        for name, value in state_dict["state"].get(i, {}).items():
+            if isinstance(value, Tensor) and value.shape != param.shape:
+                raise ValueError(
+                    f"parameter {place} has shape {tuple(param.shape)}, but its {name} in the state to load "
+                    f"has shape {tuple(value.shape)}: the state of another model?"
+                )
+
+
+def is_of_ivon_opt(state_dict: Mapping[str, Any]) -> bool:
+    """Whether the released package ivon-opt (0.1.3) has saved it."""
+    groups = state_dict["param_groups"]
+    return bool(groups) and all({"numel", "hess", "momentum"} <= group.keys() for group in groups)
+
+
+def from_ivon_opt(state_dict: Mapping[str, Any], params: list[list[Tensor]]) -> dict[str, Any]:
+    """Its state, where each group has flat tensors, as one by parameter; `params` are those of each group.
+
+    The package does not save how many steps were made. Where there is momentum they count as so many that the
+    bias correction is over.
+    """
+    if state_dict["state"].get("count"):
+        raise ValueError(
+            "a state of ivon-opt saved between the draws of a step cannot be loaded: save after step()"
+        )
+    states: dict[int, dict[str, Any]] = {}
+    groups: list[dict[str, Any]] = []
+    for old, members in zip(state_dict["param_groups"], params, strict=True):
+        sizes = [param.numel() for param in members]
+        if old["numel"] != sum(sizes):
+            raise ValueError(
+                f"a parameter group has {sum(sizes)} numbers, that of the state to load {old['numel']}: "
+                f"the state of another model?"
+            )
+        settled = math.ceil(math.log(1e-16) / math.log(old["beta1"])) if old["beta1"] > 0 else 1
+        steps = settled if old["momentum"].count_nonzero() else 0
+        pieces = zip(
+            old["params"], members, old["hess"].split(sizes), old["momentum"].split(sizes), strict=True
+        )
+        for i, param, hess, momentum in pieces:
+            states[i] = {
+                "step": steps,
+                "hess": hess.view(param.shape),
+                "momentum": momentum.view(param.shape),
+            }
+        groups.append({k: v for k, v in old.items() if k not in ("numel", "hess", "momentum", "mc_samples")})
+    return {"state": states, "param_groups": groups}

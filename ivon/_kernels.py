@@ -1,0 +1,156 @@
+"""What IVON does to numbers: Algorithm 1 as elementwise operations, in place, as few as the algebra allows.
+
+`reference.py` says the same line by line and in the paper's letters. The operations `o` are those for single
+tensors or those for lists of tensors (_operations.py), whatever the operands are.
+"""
+
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+
+from ivon._operations import Operand
+
+# Below this, 1 / (h + delta) and its square leave the range of float32.
+SMALLEST_PRECISION = 1e-18
+
+
+def draw(
+    o: SimpleNamespace,
+    hess: Operand,
+    params: Operand,
+    eps: Operand,
+    residuals: Operand | None = None,
+    *,
+    ess: Any,
+    weight_decay: Any,
+) -> Operand:
+    """theta = m + sigma eps with sigma = 1 / sqrt(ess (h + delta)) (lines 1 and 7).
+
+    In the dtype of the states. For 16-bit parameters the mean is params + residuals.
+    """
+    scaled = o.add(hess, weight_decay)
+    o.rsqrt_(scaled)
+    o.mul_(scaled, eps)
+    if residuals is None:
+        return o.add(params, scaled, alpha=ess**-0.5)
+    theta = o.add(residuals, params)
+    o.add_(theta, scaled, alpha=ess**-0.5)
+    return theta
+
+
+def noise(o: SimpleNamespace, thetas: Operand, params: Operand, residuals: Operand | None = None) -> Operand:
+    """theta - m, in the dtype of the states: what the network has seen, after all rounding."""
+    difference = o.sub(thetas, params)
+    if residuals is not None:
+        o.sub_(difference, residuals)
+    return difference
+
+
+class Numbers(NamedTuple):
+    """The numbers of one step of parameters with equal settings that have made equally many steps.
+
+    Floats, or tensors without dimensions.
+    """
+
+    hess_scale: Any  # of the products: ess, or 1 where they are Hessian estimates themselves
+    weight: Any  # of the sums over draws
+    beta1: Any
+    beta2: Any
+    weight_decay: Any
+    clip_radius: Any
+    lr: Any  # with the factor h0 + delta, if that is wanted
+    bias_correction: Any  # 1 - beta1^t, or 1
+    hess_floor: Any
+
+
+class Flags(NamedTuple):
+    """What else distinguishes one step from another."""
+
+    estimator: str  # one of HESS_APPROXIMATIONS
+    summed: bool  # gradients and products are weighted sums over draws; otherwise `products` is the noise
+    clipped: bool
+
+
+def update(
+    o: SimpleNamespace,
+    params: Operand,
+    hess: Operand,
+    momentum: Operand,
+    grads: Operand,
+    products: Operand,
+    residuals: Operand | None = None,
+    *,
+    n: Numbers,
+    flags: Flags,
+) -> None:
+    """Lines 2 to 6 of Algorithm 1.
+
+    `products` is consumed. For 16-bit parameters the mean is params + residuals.
+    """
+    if flags.summed:
+        grads = o.div(grads, n.weight)
+        o.div_(products, n.weight)
+    else:
+        multiply(o, products, grads, flags.estimator)
+    update_hess(o, hess, products, n, times_precision=flags.estimator == "price")
+    o.lerp_(momentum, grads, 1 - n.beta1)
+    means = params if residuals is None else o.add(residuals, params)
+    # The bias correction is moved from the momentum into the weight decay and the learning rate.
+    direction = o.add(momentum, means, alpha=n.weight_decay * n.bias_correction)
+    precision = o.add(hess, n.weight_decay)
+    lr = n.lr / n.bias_correction
+    if flags.clipped:
+        o.div_(direction, precision)
+        o.clamp_min_(direction, -n.clip_radius * n.bias_correction)
+        o.clamp_max_(direction, n.clip_radius * n.bias_correction)
+        o.add_(means, direction, alpha=-lr)
+    else:
+        o.addcdiv_(means, direction, precision, value=-lr)
+    if residuals is not None:
+        o.copy_(params, means)
+        o.copy_(residuals, o.sub(means, params))
+
+
+def multiply(o: SimpleNamespace, noise: Operand, grads: Operand, estimator: str) -> None:
+    """The noise becomes what the Hessian estimate is made of.
+
+    price: noise * grad (Eq. 3). gradsq: grad^2. ggn: what it holds already, mean squares of gradients.
+    """
+    if estimator == "gradsq":
+        o.copy_(noise, grads)
+    if estimator != "ggn":
+        o.mul_(noise, grads)
+
+
+def update_hess(
+    o: SimpleNamespace, hess: Operand, products: Operand, n: Numbers, *, times_precision: bool
+) -> None:
+    """h <- beta2 h + (1 - beta2) hhat + (1 - beta2)^2 (h - hhat)^2 / (2 (h + delta)) (line 4), in place.
+
+    hhat is the scaled product, with `times_precision` times h + delta: for Eq. 3, where 1 / sigma^2 is
+    ess (h + delta). With p = h + delta, r = 1 - beta2 and q = (h - hhat) / p the right-hand side is
+    h - r p (q - r q^2 / 2): small changes are added to h, so that none is lost where beta2 is near 1. p at
+    most halves in a step, so it stays positive; the floor keeps that true of rounded numbers.
+    """
+    rate = 1 - n.beta2
+    precision = o.add(hess, n.weight_decay)
+    if times_precision:
+        q = o.div(hess, precision)
+        o.add_(q, products, alpha=-n.hess_scale)
+    else:
+        q = o.add(hess, products, alpha=-n.hess_scale)
+        o.div_(q, precision)
+    o.addcmul_(q, q, q, value=-0.5 * rate)
+    o.addcmul_(hess, precision, q, value=-rate)
+    o.clamp_min_(hess, n.hess_floor)
+
+
+@cache
+def hess_floor(weight_decay: float, dtype: torch.dtype) -> float:
+    """The smallest h that is allowed: h + weight_decay is positive in `dtype`, and its inverse finite."""
+    lowest = torch.tensor(SMALLEST_PRECISION - weight_decay, dtype=dtype)
+    if (lowest + weight_decay).item() < SMALLEST_PRECISION / 2:
+        lowest = torch.nextafter(torch.tensor(-weight_decay, dtype=dtype), torch.tensor(0.0, dtype=dtype))
+    return lowest.item()

@@ -1,0 +1,86 @@
+"""Where the random numbers of a draw come from: standard normals that are a function of a key and a place."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+# On a CPU every piece of so many numbers has a generator of its own. Then threads can share the work (one
+# generator is sequential, and drawing takes longer than anything else in a step), any part of the numbers can
+# be had alone (a rank needs those of its shard), and the result does not depend on who draws what.
+PIECE = 1 << 16
+
+
+@dataclass
+class NoiseStream:
+    """The random stream of an optimizer: every draw is a function of (seed, purpose, count, rank).
+
+    Three integers are the whole state, the same on every device, so a checkpoint needs no generator state.
+    Test draws have a count of their own: evaluating in the middle of a training does not change it.
+    """
+
+    seed: int
+    train_draws: int = 0
+    test_draws: int = 0
+
+    def next_train(self, rank: int) -> str:
+        """Key of the next training draw; ranks of equal number draw alike."""
+        self.train_draws += 1
+        return f"{self.seed} train {self.train_draws} rank {rank}"
+
+    def next_test(self) -> str:
+        """Key of the next test draw."""
+        self.test_draws += 1
+        return f"{self.seed} test {self.test_draws}"
+
+
+def fill(out: Tensor, key: str, *, start: int, total: int) -> None:
+    """Write into the flat tensor `out` the numbers start, start + 1, ... of the `total` that belong to `key`.
+
+    On a GPU the numbers of one call come from one kernel: they are a function of (key, start).
+    """
+    if out.device.type != "cpu":
+        out.normal_(generator=_generator(f"{key} from {start}", out.device))
+        return
+    first, last = start // PIECE, -(-(start + out.numel()) // PIECE)
+    threads = min(torch.get_num_threads(), last - first)
+    shares = [range(first + (last - first) * i // threads, first + (last - first) * (i + 1) // threads)
+              for i in range(threads)]  # fmt: skip
+
+    def draw(pieces: range) -> None:
+        for piece in pieces:
+            _fill_from_piece(out, key, piece, start, total)
+
+    others = [_pool().submit(draw, share) for share in shares[1:]]
+    if shares:
+        draw(shares[0])
+    for other in others:
+        other.result()
+
+
+def _fill_from_piece(out: Tensor, key: str, piece: int, start: int, total: int) -> None:
+    begin, end = piece * PIECE, min((piece + 1) * PIECE, total)
+    generator = _generator(f"{key} piece {piece}", out.device)
+    with torch.no_grad():  # the mode is each thread's own
+        if start <= begin and end <= start + out.numel():
+            out[begin - start : end - start].normal_(generator=generator)
+            return
+        whole = torch.empty(end - begin, dtype=out.dtype).normal_(generator=generator)
+        wanted = whole[max(start - begin, 0) : start + out.numel() - begin]
+        offset = max(begin - start, 0)
+        out[offset : offset + wanted.numel()] = wanted
+
+
+def _generator(text: str, device: torch.device) -> torch.Generator:
+    # A hash, as CPU generators look at 32 bits of their seed only.
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that draw beside the caller's own; PyTorch lets go of the interpreter while it draws."""
+    return ThreadPoolExecutor(thread_name_prefix="ivon-noise")

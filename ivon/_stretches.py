@@ -1,0 +1,133 @@
+# pyright: reportPrivateImportUsage=false
+"""Cache blocking: a chain of elementwise operations over long tensors, one short stretch after the other.
+
+On a CPU each operation of the chain then finds its operands in the cache; whole tensors would come from
+memory every time. On other devices a stretch is long, and bounds the memory for intermediate results.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from ivon import _compiled
+from ivon._operations import LISTS, SINGLE, Operand
+
+SMALL = 1 << 16  # entries; smaller tensors share a stretch, as operations cost microseconds beside their work
+CPU_STRETCH = 1 << 16  # entries a thread, so that the operands of an operation stay in its cache
+LONG_STRETCH = 1 << 20  # entries, for compiled operations: enough to be worth the call
+DEVICE_STRETCH = 1 << 24  # entries; their intermediate results are small beside the weights that need a GPU
+
+
+@dataclass
+class Stretch:
+    """The same stretch of what parameters have in several roles: mean, gradient, Hessian, ..."""
+
+    tensors: list[list[Tensor]]  # `tensors[r]` are in role r
+    operations: SimpleNamespace  # for its operands
+    long: bool = False  # so long that compiled operations are to be used if possible
+
+    def operands(self) -> list[Operand]:
+        """What to compute with, by role: a list of tensors or, on a CPU, one flat tensor of them all.
+
+        That is a view of their memory if they lie there one after the other, and otherwise a copy, which is
+        to be put back after a change.
+        """
+        if self.operations is LISTS:
+            return self.tensors
+        return [role[0] if len(role) == 1 else _pack(role) for role in self.tensors]
+
+    def put_back(self, role: int, operand: Operand) -> None:
+        """Bring a change of the operand to the tensors."""
+        if self.operations is SINGLE and operand.data_ptr() != self.tensors[role][0].data_ptr():
+            self.write(role, operand)
+
+    def write(self, role: int, values: Operand) -> None:
+        """Copy new values, laid out like an operand, to the tensors."""
+        tensors = self.tensors[role]
+        if self.operations is SINGLE:
+            if len(tensors) == 1:
+                tensors[0].copy_(values)
+                return
+            values = list(_unflatten_dense_tensors(values, tensors))
+        torch._foreach_copy_(tensors, values)
+
+
+def stretches(roles: Sequence[list[Tensor]]) -> Iterator[Stretch]:
+    """All stretches in turn; `roles[r][i]` is what parameter i has in role r: of one shape and device."""
+    if not roles[0]:
+        return
+    if roles[0][0].device.type != "cpu":
+        for run in _runs(roles, DEVICE_STRETCH):
+            yield Stretch(run, LISTS)
+        return
+    # Compiled operations need no cache blocking. They take float32 and float64, not 16 bits.
+    long = len({t.dtype for role in roles for t in role[:1]}) == 1 and _compiled.usable(
+        sum(t.numel() for t in roles[0])
+    )
+    length = LONG_STRETCH if long else CPU_STRETCH * torch.get_num_threads()
+    small: list[int] = []
+    for i, tensor in enumerate(roles[0]):
+        views = _views([role[i] for role in roles], length) if tensor.numel() > SMALL else None
+        if views is None:
+            small.append(i)
+            continue
+        for view in views:
+            yield Stretch([[t] for t in view], SINGLE, long)
+    if small:
+        for run in _runs([[role[i] for i in small] for role in roles], length):
+            yield Stretch(run, SINGLE, long)
+
+
+def _runs(roles: Sequence[list[Tensor]], length: int) -> Iterator[list[list[Tensor]]]:
+    """The parameters in runs of about `length` entries together."""
+    begin, count = 0, 0
+    for i, tensor in enumerate(roles[0]):
+        count += tensor.numel()
+        if count >= length or i + 1 == len(roles[0]):
+            yield [role[begin : i + 1] for role in roles]
+            begin, count = i + 1, 0
+
+
+def _pack(tensors: list[Tensor]) -> Tensor:
+    """One flat tensor of them all: a view if they lie in memory one after the other, else a copy."""
+    begin = place = tensors[0].data_ptr()
+    for tensor in tensors:
+        if tensor.data_ptr() != place or not tensor.is_contiguous():
+            return _flatten_dense_tensors(tensors)
+        place += tensor.numel() * tensor.element_size()
+    if tensors[0].untyped_storage().data_ptr() != tensors[-1].untyped_storage().data_ptr():
+        return _flatten_dense_tensors(tensors)  # neighbours by chance
+    length = (place - begin) // tensors[0].element_size()
+    return tensors[0].as_strided((length,), (1,))
+
+
+def _views(tensors: list[Tensor], length: int) -> Iterator[tuple[Tensor, ...]] | None:
+    """Views of equal stretches of tensors that are laid out alike and without gaps; None if they are not."""
+    if all(t.is_contiguous() for t in tensors):
+        flat = [t.view(-1) for t in tensors]
+    else:
+        strides = tensors[0].stride()
+        if not is_dense(tensors[0]) or any(t.stride() != strides for t in tensors):
+            return None
+        flat = [in_memory_order(t) for t in tensors]
+    return zip(*(t.split(length) for t in flat), strict=True)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the entries fill their stretch of memory: contiguous, channels_last, transposed."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def in_memory_order(dense: Tensor) -> Tensor:
+    """A flat view of a tensor without gaps, whatever its strides."""
+    return dense.as_strided((dense.numel(),), (1,), dense.storage_offset())

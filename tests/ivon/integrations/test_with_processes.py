@@ -1,0 +1,150 @@
+"""DDP and FSDP2 with two CPU processes, four in the slow tests, against the same training in one process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+SCRIPT = Path(__file__).with_name("ranks.py")
+ROOT = Path(__file__).parents[3]
+STEPS, MICRO_BATCHES, TEST_DRAWS = 12, 2, 3
+EQUAL = {"rtol": 1e-9, "atol": 1e-11}  # float64; the ranks sum gradients in another order
+
+
+@pytest.fixture(
+    scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids="{} processes".format
+)
+def ranks(request, tmp_path_factory):
+    """What the processes wrote down; all runs are in one group, as processes take seconds to start."""
+    folder = tmp_path_factory.mktemp("ranks")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(rank):
+        command = [sys.executable, SCRIPT, str(rank), str(request.param), folder]
+        with (folder / f"rank{rank}.txt").open("w") as errors:
+            return subprocess.Popen(command, env=env, stderr=errors)
+
+    processes = [start(rank) for rank in range(request.param)]
+    try:
+        for process in processes:
+            process.wait(timeout=100)
+    finally:
+        for process in processes:
+            process.kill()
+    results = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(request.param)]
+    return [{**seen, "errors": (folder / f"rank{rank}.txt").read_text()} for rank, seen in enumerate(results)]
+
+
+def of(ranks, run):
+    """What each rank saw in a run, which must not have failed anywhere."""
+    for rank, results in enumerate(ranks):
+        result = results.get(run, results["errors"])  # the process has ended before
+        assert not isinstance(result, str), f"rank {rank}: {result}"
+    return [results[run] for results in ranks]
+
+
+def posterior(optimizer):
+    params = optimizer.param_groups[0]["params"]
+    found = {"mean": params} | {n: [optimizer.state[p][n] for p in params] for n in ("hess", "momentum")}
+    return {name: torch.cat([t.detach().reshape(-1) for t in found[name]]) for name in found}
+
+
+def assert_equal_on_all_ranks_and_to(expected, results):
+    for result in results:
+        for name, value in expected.items():
+            assert torch.equal(result[name], results[0][name]), name  # no rank drifts, not by a bit
+            torch.testing.assert_close(result[name], value, **EQUAL)
+
+
+def alone(task, *, clip):
+    """Whole batches in one process."""
+    model = task.model()
+    optimizer = task.optimizer(model)
+    clipping = (lambda: nn.utils.clip_grad_norm_(model.parameters(), 1.0)) if clip else (lambda: None)
+    task.train(model, optimizer, before_step=clipping)
+    task.assert_learned(model, optimizer)
+    return posterior(optimizer)
+
+
+DDP = ["ddp", "ddp, gradients as views of buckets", "ddp, static graph"]
+FSDP = ["fsdp", "fsdp, not resharded", "fsdp, one group", "fsdp, checkpoint"]
+
+
+@pytest.mark.parametrize("run", [*DDP, *FSDP])
+def test_split_batches_equal_whole_ones_in_one_process(ranks, task64, run):
+    """The default: all ranks draw alike."""
+    assert_equal_on_all_ranks_and_to(alone(task64, clip=True), of(ranks, run))
+
+
+@pytest.mark.parametrize("run", ["ddp, no_sync", "fsdp, accumulation"])
+def test_micro_batches_of_one_draw_reduced_once_equal_whole_batches(ranks, task64, run):
+    assert_equal_on_all_ranks_and_to(alone(task64, clip=False), of(ranks, run))
+
+
+MICRO = ["ddp, micro-batches", "ddp, no_sync and draws of their own", "fsdp, micro-batches"]
+
+
+@pytest.mark.parametrize("run", MICRO)
+def test_micro_batches_with_draws_of_their_own_equal_those_in_one_process(ranks, task64, run):
+    """With no_sync the gradient of the first draw has been reduced by nobody when the second begins."""
+    model = task64.model()
+    optimizer = task64.optimizer(model)
+    task64.train(model, optimizer, draws=MICRO_BATCHES)
+    assert_equal_on_all_ranks_and_to(posterior(optimizer), of(ranks, run))
+
+
+def test_own_draw_per_rank_of_a_sharded_model_is_refused_or_one_posterior(ranks):
+    """A forward pass sees the weights of all ranks: there are no draws of a rank."""
+    results = of(ranks, "fsdp, own draw per rank")
+    if "refused" in results[0]:
+        assert all(result["refused"] for result in results)
+        return
+    for result in results:
+        assert all(torch.equal(result[name], results[0][name]) for name in ("mean", "hess", "momentum"))
+        assert result["loss"] < 0.5
+
+
+EVALUATIONS = ["fsdp, evaluation", "fsdp, evaluation, resharded by hand", "fsdp, evaluation, given generator"]
+
+
+@pytest.mark.parametrize("run", EVALUATIONS)
+def test_predictions_at_test_draws_are_those_in_one_process(ranks, task64, run):
+    """And they leave the training alone."""
+    model = task64.model()
+    optimizer = task64.optimizer(model)
+
+    def train(steps):
+        clip = nn.utils.clip_grad_norm_
+        task64.train(model, optimizer, steps, before_step=lambda: clip(model.parameters(), 1.0))
+
+    train(range(3))
+    logits = []
+    with torch.no_grad():
+        for k in range(TEST_DRAWS):
+            generator = torch.Generator().manual_seed(k) if run.endswith("given generator") else None
+            with optimizer.sampled_params(generator=generator):
+                logits.append(model(task64.inputs))
+        logits.append(model(task64.inputs))
+    train(range(3, STEPS))
+    expected = {**posterior(optimizer), "logits": torch.stack(logits)}
+    assert_equal_on_all_ranks_and_to(expected, of(ranks, run))
+
+
+@pytest.mark.parametrize("run", ["own draw per rank", "own draw per rank, ddp"])
+def test_own_draw_per_rank_gives_one_posterior(ranks, task64, run):
+    """The paper's mode; test_ivon_distributed.py compares it with Algorithm 1."""
+    results = of(ranks, run)
+    for result in results[1:]:
+        for name in ("mean", "hess", "momentum"):
+            assert torch.equal(result[name], results[0][name])
+        assert (result["noise"] != results[0]["noise"]).all()
+    assert results[0]["loss"] < 0.5  # log(3) = 1.1 at first
+    assert (results[0]["hess"] != 0.3).any()
+
+
+def test_zero_redundancy_optimizer_is_refused(ranks):
+    assert all(result["refused"] for result in of(ranks, "zero"))

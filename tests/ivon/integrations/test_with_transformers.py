@@ -1,0 +1,112 @@
+"""Hugging Face's Trainer: two ways to train at posterior draws, gradient accumulation, clipping, resuming."""
+
+import pytest
+import torch
+from torch import nn
+
+import ivon
+
+STEPS, EPOCHS = 12, 4
+CHECKPOINT = 5  # in the middle of an epoch
+MAX_NORM = 0.3
+
+
+class Classifier(nn.Module):
+    """The task's model with the interface that Trainer expects."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.task, self.layers = task, task.model()
+
+    def forward(self, inputs, labels):
+        return {"loss": self.task.loss(self.layers, (inputs, labels))}
+
+
+@pytest.fixture(scope="module")
+def transformers(library):
+    library("accelerate")
+    return library("transformers")
+
+
+def sampling_trainer(transformers):
+    """Every call of training_step at a draw of its own: for one micro-batch a step."""
+
+    class IVONTrainer(transformers.Trainer):
+        def training_step(self, *args, **kwargs):
+            with ivon.sampled_params(self.optimizer, train=True):
+                return super().training_step(*args, **kwargs)
+
+    return {}, IVONTrainer
+
+
+def sampling_callback(transformers):
+    """One draw for each optimizer step, whose micro-batches add up their gradients as Trainer expects."""
+
+    class SampledParams(transformers.TrainerCallback):
+        def on_step_begin(self, args, state, control, optimizer, **kwargs):
+            self.draw = ivon.sampled_params(optimizer, train=True)
+            self.draw.__enter__()
+
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            self.draw.__exit__(None, None, None)
+
+    return {"callbacks": [SampledParams()]}, transformers.Trainer
+
+
+def fit(transformers, task, way, folder, *, accumulate=1, resume_from=None):
+    model = Classifier(task)
+    optimizer = task.optimizer(model)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * STEPS)
+    options, trainer_class = way(transformers)
+    arguments = transformers.TrainingArguments(
+        folder,
+        num_train_epochs=EPOCHS,
+        per_device_train_batch_size=16 // accumulate,
+        gradient_accumulation_steps=accumulate,
+        train_sampling_strategy="sequential",
+        max_grad_norm=MAX_NORM,
+        save_steps=CHECKPOINT,
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    data = [{"inputs": x, "labels": y} for x, y in zip(task.inputs, task.labels, strict=True)]
+    trainer = trainer_class(
+        model, arguments, train_dataset=data, optimizers=(optimizer, scheduler), **options
+    )
+    trainer.train(resume_from_checkpoint=resume_from)
+    assert trainer.state.global_step == STEPS
+    return model.layers, optimizer
+
+
+def plain(task, accumulate):
+    """The same by hand."""
+    model = task.model()
+    optimizer = task.optimizer(model)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * STEPS)
+    for k in range(STEPS):
+        inputs, labels = task.batch(k)
+        with optimizer.sampled_params(train=True):
+            for part in zip(inputs.chunk(accumulate), labels.chunk(accumulate), strict=True):
+                (task.loss(model, part) / accumulate).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
+        scheduler.step()
+    return optimizer
+
+
+@pytest.mark.parametrize(("way", "accumulate"), [(sampling_trainer, 1), (sampling_callback, 2)])
+def test_trainer_equals_the_plain_loop_and_resumes(transformers, task, tmp_path, way, accumulate):
+    model, optimizer = fit(transformers, task, way, tmp_path / "whole", accumulate=accumulate)
+    task.assert_learned(model, optimizer, at_most=0.9)  # clipped
+    task.assert_same(optimizer, plain(task, accumulate))
+    middle = tmp_path / "whole" / f"checkpoint-{CHECKPOINT}"
+    _, resumed = fit(
+        transformers, task, way, tmp_path / "resumed", accumulate=accumulate, resume_from=str(middle)
+    )
+    task.assert_same(resumed, optimizer)
+
+
+def test_without_a_draw_the_first_step_says_what_is_missing(transformers, task, tmp_path):
+    with pytest.raises(RuntimeError, match="sampled_params"):
+        fit(transformers, task, lambda transformers: ({}, transformers.Trainer), tmp_path)
