@@ -75,7 +75,7 @@ def from_ivon_opt(state_dict: Mapping[str, Any], params: list[list[Tensor]]) -> 
                 f"a parameter group has {sum(sizes)} numbers, that of the state to load {old['numel']}: "
                 f"the state of another model?"
             )
-        settled = math.ceil(math.log(1e-16) / math.log(old["beta1"])) if old["beta1"] > 0 else 1
+        settled = math.ceil(math.log(1e-17) / math.log(old["beta1"])) if old["beta1"] > 0 else 1
         steps = settled if old["momentum"].count_nonzero() else 0
         pieces = zip(
             old["params"], members, old["hess"].split(sizes), old["momentum"].split(sizes), strict=True

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,3 +116,39 @@ def test_state_of_another_optimizer_is_refused():
     groups = [{"params": [model.weight]}, {"params": [model.bias]}]
     with pytest.raises(ValueError, match="not saved by"):
         optimizer.load_state_dict(torch.optim.SGD(groups, lr=0.1).state_dict())
+
+
+def released_package():
+    """Parameters and optimizer as ivon-opt 0.1.3 has saved them (golden/record.py), and ours to load into."""
+    saved = torch.load(Path(__file__).parent / "golden" / "ivon_opt_state.pt", weights_only=True)
+    params = [nn.Parameter(p) for p in saved["params"]]
+    return saved["optimizer"], params, IVON([{"params": params[:2]}, {"params": params[2:]}], lr=9.0, ess=1.0)
+
+
+def test_state_of_the_released_package_loads():
+    saved, params, optimizer = released_package()
+    optimizer.load_state_dict(saved)
+    for group, old in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        for name in ("lr", "ess", "hess_init", "beta1", "beta2", "weight_decay", "clip_radius"):
+            assert group[name] == old[name]
+        for name in ("hess", "momentum"):
+            flat = torch.cat([optimizer.state[p][name].reshape(-1) for p in group["params"]])
+            assert torch.equal(flat, old[name])
+            assert not torch.equal(flat, torch.full_like(flat, flat[0].item()))
+    # The package does not save the number of steps; with momentum there is no bias left to correct.
+    assert all(1 - 0.9 ** optimizer.state[p]["step"] == 1 for p in params)
+    before = [p.detach().clone() for p in params]
+    with optimizer.sampled_params(train=True):
+        sum((p**2).sum() for p in params).backward()
+    optimizer.step()
+    assert all((p != b).all() for p, b in zip(params, before, strict=True))
+
+
+def test_unfit_states_of_the_released_package_are_refused():
+    saved, params, optimizer = released_package()
+    between_draws = {**saved, "state": {**saved["state"], "count": 1}}
+    with pytest.raises(ValueError, match="after step"):
+        optimizer.load_state_dict(between_draws)
+    other = IVON([{"params": params[:1]}, {"params": params[1:]}], lr=9.0, ess=1.0)
+    with pytest.raises(ValueError, match="another model"):
+        other.load_state_dict(saved)

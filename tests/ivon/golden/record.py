@@ -1,4 +1,4 @@
-"""Record trajectories of the released package ivon-opt 0.1.3, used as a black box, into trajectories.npz.
+"""Record trajectories of the released package ivon-opt 0.1.3, used as a black box, and a state that it saves.
 
 Run by hand, with the package installed outside the repository (it is GPL, so only its numbers come in here):
 
@@ -18,7 +18,7 @@ import torch
 
 import ivon
 
-STEPS = 80
+STEPS = 300
 SHAPES = [(2, 2), (3,)]  # P = 7
 # Values of hess_init are binary fractions, because the package rounds them to float32.
 BASE = {"lr": 0.1, "ess": 50.0, "hess_init": 0.5, "beta1": 0.9, "beta2": 0.98, "weight_decay": 0.02}
@@ -77,6 +77,20 @@ def record(settings: dict[str, object], seed: int) -> dict[str, np.ndarray]:
     return {"settings": text, "start": start, **{k: np.stack(v) for k, v in out.items()}}
 
 
+def record_state() -> dict[str, object]:
+    """What the package saves after five steps of two groups, and the parameters then."""
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((2, 3), (4,), (3, 1))]
+    groups = [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.3, "lr": 0.05}]
+    optimizer = ivon.IVON(groups, **BASE)
+    for step in range(5):
+        with optimizer.sampled_params(train=True):
+            optimizer.zero_grad()
+            loss_of(params, step).backward()
+        optimizer.step()
+    return {"optimizer": optimizer.state_dict(), "params": [p.detach() for p in params]}
+
+
 if __name__ == "__main__":
     arrays = {
         f"{name}/{key}": value
@@ -84,3 +98,4 @@ if __name__ == "__main__":
         for key, value in record({**BASE, **changes}, seed).items()
     }
     np.savez_compressed(Path(__file__).with_name("trajectories.npz"), **arrays)
+    torch.save(record_state(), Path(__file__).with_name("ivon_opt_state.pt"))
