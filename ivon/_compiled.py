@@ -25,8 +25,8 @@ TRACED = SimpleNamespace(
     add_=lambda x, y, alpha=1: x.copy_(x + alpha * y),
     addcdiv_=lambda x, a, b, value: x.copy_(x + value * a / b),
     addcmul_=lambda x, a, b, value: x.copy_(x + value * a * b),
-    clamp_max_=lambda x, bound: x.copy_(torch.minimum(x, bound.to(x.dtype))),
-    clamp_min_=lambda x, bound: x.copy_(torch.maximum(x, bound.to(x.dtype))),
+    clamp_max_=lambda x, bound: x.copy_(torch.minimum(x, bound)),
+    clamp_min_=lambda x, bound: x.copy_(torch.maximum(x, bound)),
     copy_=Tensor.copy_,
     div=torch.div,
     div_=Tensor.div_,
@@ -35,13 +35,14 @@ TRACED = SimpleNamespace(
     rsqrt_=Tensor.rsqrt_,
     sub=torch.sub,
     sub_=Tensor.sub_,
+    times=torch.mul,
     to=Tensor.to,
 )
 
 
 def _displace(params: Tensor, kept: Tensor, hess: Tensor, numbers: Tensor) -> None:
-    ess, weight_decay = numbers.unbind()
-    theta = _kernels.draw(TRACED, hess, params, kept, ess=ess, weight_decay=weight_decay)
+    noise_scale, weight_decay = numbers.unbind()
+    theta = _kernels.draw(TRACED, hess, params, kept, noise_scale=noise_scale, weight_decay=weight_decay)
     kept.copy_(params)
     params.copy_(theta)
 
@@ -65,9 +66,9 @@ def _update(
     _kernels.update(TRACED, params, hess, momentum, grads, products, n=n, flags=flags)
 
 
-def displace(params: Tensor, kept: Tensor, hess: Tensor, ess: float, weight_decay: float) -> bool:
+def displace(params: Tensor, kept: Tensor, hess: Tensor, noise_scale: float, weight_decay: float) -> bool:
     """params: m <- theta; kept: eps <- m. Whether it was done."""
-    return _run(_displace, params, kept, hess, _tensor(ess, weight_decay))
+    return _run(_displace, params, kept, hess, hess.new_tensor([noise_scale, weight_decay]))
 
 
 def restore(params: Tensor, kept: Tensor) -> bool:
@@ -77,11 +78,7 @@ def restore(params: Tensor, kept: Tensor) -> bool:
 
 def update(*operands: Tensor, n: _kernels.Numbers, flags: _kernels.Flags) -> bool:
     """_kernels.update; whether it was done."""
-    return _run(_update, *operands, _tensor(*n), flags)
-
-
-def _tensor(*numbers: float) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
+    return _run(_update, *operands, operands[1].new_tensor(n), flags)
 
 
 _broken = False  # once it has failed, it is not tried again

@@ -23,10 +23,10 @@ def draw(
     eps: Operand,
     residuals: Operand | None = None,
     *,
-    ess: Any,
+    noise_scale: Any,
     weight_decay: Any,
 ) -> Operand:
-    """theta = m + sigma eps with sigma = 1 / sqrt(ess (h + delta)) (lines 1 and 7).
+    """theta = m + sigma eps with sigma = noise_scale / sqrt(h + delta), noise_scale = 1 / sqrt(ess) (line 7).
 
     In the dtype of the states. For 16-bit parameters the mean is params + residuals.
     """
@@ -34,9 +34,9 @@ def draw(
     o.rsqrt_(scaled)
     o.mul_(scaled, eps)
     if residuals is None:
-        return o.add(params, scaled, alpha=ess**-0.5)
+        return o.add(params, scaled, alpha=noise_scale)
     theta = o.add(residuals, params)
-    o.add_(theta, scaled, alpha=ess**-0.5)
+    o.add_(theta, scaled, alpha=noise_scale)
     return theta
 
 
@@ -51,17 +51,18 @@ def noise(o: SimpleNamespace, thetas: Operand, params: Operand, residuals: Opera
 class Numbers(NamedTuple):
     """The numbers of one step of parameters with equal settings that have made equally many steps.
 
-    Floats, or tensors without dimensions.
+    Floats, or tensors without dimensions. The bias correction b = 1 - beta1^t is moved from the momentum to
+    where it costs nothing: (g / b + delta m) / (h + delta) is (g + b delta m) / (h + delta) / b.
     """
 
     hess_scale: Any  # of the products: ess, or 1 where they are Hessian estimates themselves
     weight: Any  # of the sums over draws
-    beta1: Any
-    beta2: Any
-    weight_decay: Any
-    clip_radius: Any
-    lr: Any  # with the factor h0 + delta, if that is wanted
-    bias_correction: Any  # 1 - beta1^t, or 1
+    momentum_rate: Any  # 1 - beta1
+    hess_rate: Any  # 1 - beta2
+    weight_decay: Any  # delta
+    decay: Any  # b delta
+    clip: Any  # b xi
+    lr: Any  # alpha / b, with the factor h0 + delta if that is wanted
     hess_floor: Any
 
 
@@ -93,35 +94,34 @@ def update(
         grads = o.div(grads, n.weight)
         o.div_(products, n.weight)
     else:
-        multiply(o, products, grads, flags.estimator)
+        products = multiply(o, products, grads, flags.estimator)
     update_hess(o, hess, products, n, times_precision=flags.estimator == "price")
-    o.lerp_(momentum, grads, 1 - n.beta1)
+    o.lerp_(momentum, grads, n.momentum_rate)
     means = params if residuals is None else o.add(residuals, params)
-    # The bias correction is moved from the momentum into the weight decay and the learning rate.
-    direction = o.add(momentum, means, alpha=n.weight_decay * n.bias_correction)
+    direction = o.add(momentum, means, alpha=n.decay)
     precision = o.add(hess, n.weight_decay)
-    lr = n.lr / n.bias_correction
     if flags.clipped:
         o.div_(direction, precision)
-        o.clamp_min_(direction, -n.clip_radius * n.bias_correction)
-        o.clamp_max_(direction, n.clip_radius * n.bias_correction)
-        o.add_(means, direction, alpha=-lr)
+        o.clamp_min_(direction, -n.clip)
+        o.clamp_max_(direction, n.clip)
+        o.add_(means, direction, alpha=-n.lr)
     else:
-        o.addcdiv_(means, direction, precision, value=-lr)
+        o.addcdiv_(means, direction, precision, value=-n.lr)
     if residuals is not None:
         o.copy_(params, means)
         o.copy_(residuals, o.sub(means, params))
 
 
-def multiply(o: SimpleNamespace, noise: Operand, grads: Operand, estimator: str) -> None:
-    """The noise becomes what the Hessian estimate is made of.
+def multiply(o: SimpleNamespace, noise: Operand, grads: Operand, estimator: str) -> Operand:
+    """What the Hessian estimate is made of, in the memory of the noise.
 
     price: noise * grad (Eq. 3). gradsq: grad^2. ggn: what it holds already, mean squares of gradients.
     """
+    if estimator == "ggn":
+        return noise
     if estimator == "gradsq":
         o.copy_(noise, grads)
-    if estimator != "ggn":
-        o.mul_(noise, grads)
+    return o.times(noise, grads)
 
 
 def update_hess(
@@ -134,7 +134,7 @@ def update_hess(
     h - r p (q - r q^2 / 2): small changes are added to h, so that none is lost where beta2 is near 1. p at
     most halves in a step, so it stays positive; the floor keeps that true of rounded numbers.
     """
-    rate = 1 - n.beta2
+    rate = n.hess_rate
     precision = o.add(hess, n.weight_decay)
     if times_precision:
         q = o.div(hess, precision)

@@ -46,7 +46,8 @@ def fill(out: Tensor, key: str, *, start: int, total: int) -> None:
         out.normal_(generator=_generator(f"{key} from {start}", out.device))
         return
     first, last = start // PIECE, -(-(start + out.numel()) // PIECE)
-    threads = min(torch.get_num_threads(), last - first)
+    # Below a million numbers another thread wakes up too late to help.
+    threads = min(torch.get_num_threads(), max((last - first) // 16, 1))
     shares = [range(first + (last - first) * i // threads, first + (last - first) * (i + 1) // threads)
               for i in range(threads)]  # fmt: skip
 

@@ -3,7 +3,7 @@
 
 On a CPU a stretch of memory is one tensor, and a plain operation costs a microsecond beside its work, one on
 a list six. On a GPU it is a list, and an operation is one kernel launch for all of it. A trailing underscore
-means in place.
+means in place; `times` is a product that may take the memory of its first factor.
 """
 
 from types import SimpleNamespace
@@ -17,6 +17,11 @@ Operand = Any  # a tensor, or a list of tensors
 
 def _to_list(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return tensors if all(t.dtype is dtype for t in tensors) else [t.to(dtype) for t in tensors]
+
+
+def _times_lists(x: list[Tensor], y: list[Tensor]) -> list[Tensor]:
+    torch._foreach_mul_(x, y)
+    return x
 
 
 SINGLE = SimpleNamespace(
@@ -34,6 +39,7 @@ SINGLE = SimpleNamespace(
     rsqrt_=Tensor.rsqrt_,
     sub=torch.sub,
     sub_=Tensor.sub_,
+    times=Tensor.mul_,
     to=Tensor.to,
 )
 
@@ -52,5 +58,6 @@ LISTS = SimpleNamespace(
     rsqrt_=torch._foreach_rsqrt_,
     sub=torch._foreach_sub,
     sub_=torch._foreach_sub_,
+    times=_times_lists,
     to=_to_list,
 )

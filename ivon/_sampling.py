@@ -54,7 +54,7 @@ class Block:
         for stretch in stretches([*roles, self.of_states("hess")]):
             o, (params, kept, *residuals, hess) = stretch.operations, stretch.operands()
             moved = Stretch(stretch.tensors[:-1], o, stretch.long)
-            numbers = {"ess": group["ess"], "weight_decay": group["weight_decay"]}
+            numbers = {"noise_scale": group["ess"] ** -0.5, "weight_decay": group["weight_decay"]}
             if stretch.long and _compiled.displace(params, kept, hess, **numbers):
                 self._moved.append(moved)
                 stretch.put_back(1, kept)
@@ -84,7 +84,7 @@ class Block:
                 stretch.put_back(1, kept)
                 continue
             noise = _kernels.noise(o, params, kept, *residuals)
-            stretch.write(0, kept)
+            torch._foreach_copy_(stretch.tensors[0], stretch.tensors[1])
             self._moved.pop()
             o.copy_(kept, noise)
             stretch.put_back(1, kept)

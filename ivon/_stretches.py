@@ -7,6 +7,7 @@ memory every time. On other devices a stretch is long, and bounds the memory for
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from types import SimpleNamespace
 
 import torch
@@ -94,15 +95,18 @@ def _runs(roles: Sequence[list[Tensor]], length: int) -> Iterator[list[list[Tens
 
 def _pack(tensors: list[Tensor]) -> Tensor:
     """One flat tensor of them all: a view if they lie in memory one after the other, else a copy."""
-    begin = place = tensors[0].data_ptr()
-    for tensor in tensors:
-        if tensor.data_ptr() != place or not tensor.is_contiguous():
-            return _flatten_dense_tensors(tensors)
-        place += tensor.numel() * tensor.element_size()
-    if tensors[0].untyped_storage().data_ptr() != tensors[-1].untyped_storage().data_ptr():
-        return _flatten_dense_tensors(tensors)  # neighbours by chance
-    length = (place - begin) // tensors[0].element_size()
-    return tensors[0].as_strided((length,), (1,))
+    first, size = tensors[0], tensors[0].element_size()
+    # Each begins where those before it end. By map, as there may be many.
+    ends = list(accumulate(map(Tensor.numel, tensors), initial=0))
+    begins = [first.data_ptr() + size * end for end in ends[:-1]]
+    if (
+        list(map(Tensor.data_ptr, tensors)) != begins
+        or not all(map(Tensor.is_contiguous, tensors))
+        or first.untyped_storage().data_ptr()
+        != tensors[-1].untyped_storage().data_ptr()  # neighbours by chance
+    ):
+        return _flatten_dense_tensors(tensors)
+    return first.as_strided((ends[-1],), (1,))
 
 
 def _views(tensors: list[Tensor], length: int) -> Iterator[tuple[Tensor, ...]] | None:

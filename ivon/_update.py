@@ -41,7 +41,7 @@ class Update:
             state["step"] += 1
         dtype = state_dtype(block.params[0])
         n = self._numbers(block.states[0]["step"], weight or 1.0, dtype)
-        flags = _kernels.Flags(self._estimator, weight is not None, n.clip_radius < math.inf)
+        flags = _kernels.Flags(self._estimator, weight is not None, n.clip < math.inf)
         roles = [block.local_params(), block.of_states("hess"), block.of_states("momentum"), grads, products]
         changed = (0, 1, 2)
         if residuals_of(block.states) is not None:
@@ -58,15 +58,17 @@ class Update:
 
     def _numbers(self, steps: int, weight: float, dtype: torch.dtype) -> _kernels.Numbers:
         group = self._group
+        bias_correction = 1 - group["beta1"] ** steps if self._debias else 1.0
+        rescaling = group["hess_init"] + group["weight_decay"] if self._rescale_lr else 1.0
         return _kernels.Numbers(
             hess_scale=1.0 if self._estimator == "ggn" else group["ess"],
             weight=weight,
-            beta1=group["beta1"],
-            beta2=group["beta2"],
+            momentum_rate=1 - group["beta1"],
+            hess_rate=1 - group["beta2"],
             weight_decay=group["weight_decay"],
-            clip_radius=group["clip_radius"],
-            lr=float(group["lr"]) * (group["hess_init"] + group["weight_decay"] if self._rescale_lr else 1.0),
-            bias_correction=1 - group["beta1"] ** steps if self._debias else 1.0,
+            decay=bias_correction * group["weight_decay"],
+            clip=bias_correction * group["clip_radius"],
+            lr=float(group["lr"]) * rescaling / bias_correction,
             hess_floor=_kernels.hess_floor(group["weight_decay"], dtype),
         )
 

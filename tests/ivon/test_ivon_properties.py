@@ -34,7 +34,7 @@ def test_precision_stays_positive_for_any_hessian_estimates(dtype, delta, beta2,
         now = worst if math.isnan(hhat) else torch.full_like(hess, hhat)
         before = precision.item()
         floor = _kernels.hess_floor(delta, dtype)
-        n = _kernels.Numbers(1.0, 1.0, 0.9, beta2, delta, math.inf, 0.1, 1.0, floor)
+        n = _kernels.Numbers(1.0, 1.0, 0.1, 1 - beta2, delta, delta, math.inf, 0.1, floor)
         _kernels.update_hess(SINGLE, hess, now.clone(), n, times_precision=False)
         after = (hess + delta).item()
         assert after > 0
