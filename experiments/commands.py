@@ -68,6 +68,14 @@ def _parser() -> Parser:
     running.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     running.add_argument("--checkpoint-seconds", type=float, default=600.0, help="default: %(default)s")
     running.add_argument(
+        "--only",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="leave out all other runs, e.g. model=resnet20 method=ivon seed=0",
+    )
+    running.add_argument(
         "--set",
         nargs="+",
         action="extend",

@@ -12,14 +12,14 @@ from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.local import Launcher, Options, default_device, default_jobs
 from experiments.engine.progress import display
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec, changed
+from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec, changed, nearest, value_of
 from experiments.errors import UserError
 
 
 def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     """Run what is missing of `artefact`, then draw it; the exit code."""
-    specs = artefact.specs(scale)
-    changes = _assignments(args.set)
+    specs = _chosen(artefact.specs(scale), _assignments("--only", args.only))
+    changes = _assignments("--set", args.set)
     if changes:
         specs = _changed(specs, changes)
     options = _options(args)
@@ -71,11 +71,24 @@ def _check_shared(specs: list[AnySpec], processes: int) -> None:
             raise UserError(f"--processes {processes}: must divide batch_size {train.batch_size}")
 
 
-def _assignments(pairs: list[str]) -> dict[str, str]:
+def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
-            raise UserError(f"--set {pair}: must be FIELD=VALUE")
+            raise UserError(f"{option} {pair}: must be FIELD=VALUE")
     return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
+
+
+def _chosen(specs: list[AnySpec], wanted: dict[str, str]) -> list[AnySpec]:
+    """The runs whose training has these values."""
+    for field, value in wanted.items():
+        asked = f"--only {field}={value}"
+        values = [
+            value_of(spec if isinstance(spec, TrainSpec) else spec.train, field, asked) for spec in specs
+        ]
+        if value not in values:
+            raise UserError(f"{asked}: no run left has that; {nearest(value, sorted(set(values)))}")
+        specs = [spec for spec, found in zip(specs, values, strict=True) if found == value]
+    return specs
 
 
 def _changed(specs: list[AnySpec], changes: dict[str, str]) -> list[AnySpec]:

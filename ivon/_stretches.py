@@ -61,26 +61,27 @@ def stretches(roles: Sequence[list[Tensor]]) -> Iterator[Stretch]:
     """All stretches in turn; `roles[r][i]` is what parameter i has in role r: of one shape and device."""
     if not roles[0]:
         return
-    if roles[0][0].device.type != "cpu":
-        for run in _runs(roles, DEVICE_STRETCH):
-            yield Stretch(run, LISTS)
-        return
-    # Compiled operations need no cache blocking. They take float32 and float64, not 16 bits.
-    long = len({t.dtype for role in roles for t in role[:1]}) == 1 and _compiled.usable(
-        sum(t.numel() for t in roles[0])
-    )
-    length = LONG_STRETCH if long else CPU_STRETCH * torch.get_num_threads()
-    small: list[int] = []
+    operations, long, small, length = SINGLE, False, SMALL, CPU_STRETCH * torch.get_num_threads()
+    if not _on_cpu(roles[0][0]):
+        operations, small, length = LISTS, DEVICE_STRETCH, DEVICE_STRETCH
+    elif all(role[0].dtype is roles[0][0].dtype for role in roles):  # compiled operations do not convert
+        long = _compiled.usable(sum(map(Tensor.numel, roles[0])))
+        length = LONG_STRETCH if long else length
+    together: list[int] = []
     for i, tensor in enumerate(roles[0]):
-        views = _views([role[i] for role in roles], length) if tensor.numel() > SMALL else None
+        views = _views([role[i] for role in roles], length) if tensor.numel() > small else None
         if views is None:
-            small.append(i)
+            together.append(i)
             continue
         for view in views:
-            yield Stretch([[t] for t in view], SINGLE, long)
-    if small:
-        for run in _runs([[role[i] for i in small] for role in roles], length):
-            yield Stretch(run, SINGLE, long)
+            yield Stretch([[t] for t in view], operations, long)
+    if together:
+        for run in _runs([[role[i] for i in together] for role in roles], length):
+            yield Stretch(run, operations, long)
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
 
 
 def _runs(roles: Sequence[list[Tensor]], length: int) -> Iterator[list[list[Tensor]]]:

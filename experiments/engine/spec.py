@@ -179,6 +179,18 @@ def changed(spec: TrainSpec, assignments: dict[str, str]) -> TrainSpec:
     return parsed
 
 
+def value_of(spec: TrainSpec, path: str, asked: str) -> str:
+    """A field as one would type it, that of a method being its name; UserError if there is none."""
+    value: Any = spec.model_dump(mode="json")
+    for name in path.split("."):
+        if not isinstance(value, dict):
+            raise UserError(f"{asked}: {name!r} is not a field of {path.rpartition('.')[0]!r}")
+        value = _field_of(value, name, asked)
+    if isinstance(value, dict):
+        value = value["name"]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _field_of(data: dict[str, Any], name: str, asked: str) -> Any:
     if name not in data:
         raise UserError(f"{asked}: no field {name!r}; {nearest(name, list(data))}")

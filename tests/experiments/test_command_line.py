@@ -110,6 +110,10 @@ def in_process(tmp_path):
         (["run", "tabel1"], ["unknown artefact 'tabel1'", "'table1'"]),
         (["run", "table1", "--scale", "dmeo"], ["unknown scale 'dmeo'", "'demo'"]),
         (["run", "tuning", "--scale", "paper"], ["unknown scale 'paper'", "demo"]),
+        (["run", "table1", "--only", "modell=resnet20"], ["--only modell=resnet20", "'model'"]),
+        (["run", "table1", "--only", "seed"], ["--only seed", "FIELD=VALUE"]),
+        (["run", "table1", "--only", "seed=7"], ["--only seed=7", "known: 0, 1"]),
+        (["run", "table1", "--only", "seed.x=7"], ["--only seed.x=7", "'seed'"]),
         (["run", "table1", "--set", "epoch=3"], ["'epoch'", "'epochs'"]),
         (["run", "table1", "--set", "method.momentun=0.5"], ["'momentun'"]),
         (["run", "table1", "--set", "epochs=-3"], ["epochs", "-3"]),
@@ -232,6 +236,15 @@ def test_changed_runs_do_not_enter_a_table():
 
 
 # --- a run whose loss stops being finite
+
+
+def test_only_some_of_the_runs(tmp_path):
+    code, _, err = run(tmp_path, "--only", "method=adamw", "seed=0")
+    assert code == 0, err
+    wanted = [s for s in specs() if (s if isinstance(s, TrainSpec) else s.train).method.name == "adamw"]
+    assert f"{len(wanted)} of {len(wanted)} runs to do" in err
+    assert {s.id for s in specs() if Store(tmp_path).done(s)} == {s.id for s in wanted}
+    assert 0 < len(wanted) < len(specs())
 
 
 def test_diverged_run_is_neither_repeated_nor_evaluated(tmp_path, capsys, in_process):

@@ -55,16 +55,11 @@ def test_short_and_long_stretches(monkeypatch, dtype, options):
 
 def test_lists_of_tensors_as_on_a_gpu(monkeypatch):
     """The operations for GPUs, on a CPU."""
-    usual = train()
-
-    def as_on_a_gpu(roles):
-        for run in _stretches._runs(roles, 1 << 15):
-            yield _stretches.Stretch(run, _stretches.LISTS)
-
-    for module in ("_sampling", "_update"):
-        monkeypatch.setattr(f"ivon.{module}.stretches", as_on_a_gpu)
+    usual, usual_16_bits = train(), train(torch.bfloat16)
+    monkeypatch.setattr(_stretches, "_on_cpu", lambda tensor: False)
+    monkeypatch.setattr(_stretches, "DEVICE_STRETCH", 1 << 15)
     assert_close(train(), usual, rtol=1e-5, atol=1e-6)
-    assert_close(train(torch.bfloat16), train(torch.bfloat16))
+    assert_close(train(torch.bfloat16), usual_16_bits)
 
 
 @pytest.mark.parametrize(
