@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable, without a second more for our import
 from torch.optim import Optimizer
 
 from ivon import _checkpoint, _distributed, _loss_scale, _sampling
@@ -123,6 +124,16 @@ class IVON(Optimizer):
         The seed of the noise is taken from `generator` if there is one, otherwise from the optimizer's own
         streams, of which training and testing have one each.
         """
+        blocks = self._enter(train, generator, weight)
+        try:
+            yield
+            self._leave(blocks, train, weight)
+        finally:
+            self._restore(blocks, train)
+
+    @_disable_dynamo
+    @torch.no_grad()
+    def _enter(self, train: bool, generator: torch.Generator | None, weight: float) -> list[_sampling.Block]:
         self._forbid_within("sampled_params()")
         check_weight(weight)
         if self.sync and any(is_sharded(p) for group in self.param_groups for p in group["params"]):
@@ -139,24 +150,31 @@ class IVON(Optimizer):
         blocks = self._draw(self._sources(train, generator))
         self._active = True
         try:
-            with torch.no_grad():
-                for block in blocks:
-                    block.displace()
-            torch.clear_autocast_cache()  # it has 16-bit copies of the weights as they were
-            yield
-            with torch.no_grad():
-                for block in blocks:
-                    block.restore_and_keep_noise() if train else block.restore()
-        finally:
-            with torch.no_grad():
-                for block in blocks:
-                    block.restore()  # what an exception has left at the draw
-            torch.clear_autocast_cache()
-            self._active = False
-            if train:
-                self._draws.remember_gradients(self._trainable())
+            for block in blocks:
+                block.displace()
+        except BaseException:
+            self._restore(blocks, train)
+            raise
+        torch.clear_autocast_cache()  # it has 16-bit copies of the weights as they were
+        return blocks
+
+    @_disable_dynamo
+    @torch.no_grad()
+    def _leave(self, blocks: list[_sampling.Block], train: bool, weight: float) -> None:
+        for block in blocks:
+            block.restore_and_keep_noise() if train else block.restore()
         if train:
             self._draws.leave(blocks, float(weight))
+
+    @_disable_dynamo
+    @torch.no_grad()
+    def _restore(self, blocks: list[_sampling.Block], train: bool) -> None:
+        for block in blocks:
+            block.restore()  # what an exception has left at the draw
+        torch.clear_autocast_cache()
+        self._active = False
+        if train:
+            self._draws.remember_gradients(self._trainable())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -171,6 +189,12 @@ class IVON(Optimizer):
             loss = self._run(closure)
             if self._draws.is_empty():  # it has computed no gradients
                 return loss
+        self._step()
+        return loss
+
+    @_disable_dynamo
+    @torch.no_grad()
+    def _step(self) -> None:
         single = None if self._needs_sums() else self._draws.take_single()
         if single is not None:
             for pending in single:
@@ -178,7 +202,6 @@ class IVON(Optimizer):
         else:
             self._step_from_sums()
         self.discard_draws()
-        return loss
 
     def discard_draws(self) -> None:
         """Forget all training draws since the last step: for a step that is to be skipped."""
