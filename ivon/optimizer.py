@@ -213,6 +213,7 @@ class IVON(Optimizer):
         if not self._active:
             self._read_pending()
         super().zero_grad(set_to_none)
+        self._draws.remember_gradients(self._trainable())
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint, also between the draws of a step; reads the gradients of the last draw.
