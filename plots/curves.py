@@ -31,11 +31,11 @@ def draw_curve(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, color: str, mar
 
 
 def logarithmic(ax: Axes, *, lowest: float) -> None:
-    """A logarithmic y axis labelled in plain numbers that goes down to `lowest`; what is below is cut off."""
+    """A logarithmic y axis labelled in plain numbers; it goes down to the data, or to `lowest` at most."""
     ax.set_yscale("log", nonpositive="clip")
     ax.autoscale(axis="y")
     top = ax.dataLim.y1 * 1.15
-    bottom = max(lowest, 1e-6)
+    bottom = max(lowest, 0.87 * ax.dataLim.minposy, 1e-6)
     ax.set_ylim(bottom=bottom, top=max(top, 2 * bottom))
     subs = (1, 2, 3, 5) if top / bottom < 50 else (1, 3) if top / bottom < 1000 else (1,)
     ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=15))
