@@ -32,10 +32,10 @@ figures: setup ## draw every table and figure from the published records
 	@$(experiments) render all --from reference
 
 test: setup ## the tests, without the slow ones
-	@$(pytest) -n auto --maxprocesses 8 $(ARGS)
+	@$(pytest) -n auto --maxprocesses 8 --dist loadgroup $(ARGS)
 
 test-slow: setup ## the slow tests only
-	@$(pytest) -n auto --maxprocesses 8 -m slow $(ARGS)
+	@$(pytest) -n auto --maxprocesses 8 --dist loadgroup -m slow $(ARGS)
 
 lint: setup ## style, types and the direction of imports; changes nothing
 	@$(python) -m ruff check .

@@ -49,6 +49,7 @@ def test_counted_memory_of_momentum() -> None:
     assert found.peak == pytest.approx(4.0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_resident_memory_agrees_with_the_counted() -> None:
     """In a process of its own, as it changes malloc for good; pages and the system's counters are coarse."""
     code = (

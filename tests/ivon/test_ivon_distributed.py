@@ -11,6 +11,7 @@ import torch
 
 from ivon import reference
 
+pytestmark = pytest.mark.xdist_group("two ranks")  # they share the processes
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 ROOT = Path(__file__).parents[2]
 

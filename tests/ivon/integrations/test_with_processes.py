@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.xdist_group("with processes")  # which all of its tests share
 SCRIPT = Path(__file__).with_name("ranks.py")
 ROOT = Path(__file__).parents[3]
 STEPS, MICRO_BATCHES, TEST_DRAWS = 12, 2, 3
