@@ -56,7 +56,7 @@ class Draws:
     _changes: set[bool] = field(default_factory=set)  # whether gradients were changed after their context
     _known: dict[int, tuple[int, int]] = field(
         default_factory=dict
-    )  # gradients that have been used, by param
+    )  # by parameter: gradients not to be missed
 
     def leave(self, blocks: list[Block], weight: float) -> None:
         """Note a draw whose gradients are in `p.grad` from now on."""

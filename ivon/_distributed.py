@@ -41,19 +41,24 @@ def average_where_ranks_differ(states: list[State]) -> None:
 
     They differ where DistributedDataParallel has not averaged the gradients of a draw, within its no_sync().
     """
-    whole = [state for state in states if "grad_sum" in state and not is_sharded(state["hess"])]
+    whole = [state for state in states if not is_sharded(state["hess"])]
     if not in_group() or not whole:
         return
-    sums = [state[name] for name in ("grad_sum", "product_sum") for state in whole]
-    prints = torch.stack([s.double().sum().to(whole[0]["hess"].device) for s in sums])
-    extremes = torch.stack([prints, -prints]).nan_to_num()
+    device = whole[0]["hess"].device
+    names = ("grad_sum", "product_sum")
+    zero = torch.zeros((), dtype=torch.float64)
+    prints = torch.stack([(s[n].double().sum() if n in s else zero).to(device) for n in names for s in whole])
+    have = torch.tensor([float("grad_sum" in state) for state in whole], device=device).double()
+    extremes = torch.cat([prints, -prints, have, -have]).nan_to_num()
     dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
-    if bool((extremes[0] != -extremes[1]).any()):
-        for state in whole:
-            for name in ("grad_sum", "product_sum"):
-                average = state[name] / dist.get_world_size()  # not in place: it may be the user's p.grad
-                dist.all_reduce(average)
-                state[name] = average
+    high, low, somewhere, everywhere = extremes.split([len(prints)] * 2 + [len(have)] * 2)
+    if bool((high == -low).all()) and bool((somewhere == -everywhere).all()):
+        return
+    for state, wanted in zip(whole, somewhere.tolist(), strict=True):
+        for name in names if wanted else ():
+            mine = state[name] if name in state else torch.zeros_like(state["hess"])
+            state[name] = mine / dist.get_world_size()  # not in place: it may be the user's p.grad
+            dist.all_reduce(state[name])
 
 
 def sum_over_ranks(states: list[State], weight: float) -> float:

@@ -1,6 +1,7 @@
 """Where the random numbers of a draw come from: standard normals that are a function of a key and a place."""
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -48,16 +49,13 @@ def fill(out: Tensor, key: str, *, start: int, total: int) -> None:
     first, last = start // PIECE, -(-(start + out.numel()) // PIECE)
     # Below a million numbers another thread wakes up too late to help.
     threads = min(torch.get_num_threads(), max((last - first) // 16, 1))
-    shares = [range(first + (last - first) * i // threads, first + (last - first) * (i + 1) // threads)
-              for i in range(threads)]  # fmt: skip
 
     def draw(pieces: range) -> None:
         for piece in pieces:
             _fill_from_piece(out, key, piece, start, total)
 
-    others = [_pool().submit(draw, share) for share in shares[1:]]
-    if shares:
-        draw(shares[0])
+    others = [_pool().submit(draw, range(first + i, last, threads)) for i in range(1, threads)]
+    draw(range(first, last, threads))
     for other in others:
         other.result()
 
@@ -85,3 +83,7 @@ def _generator(text: str, device: torch.device) -> torch.Generator:
 def _pool() -> ThreadPoolExecutor:
     """Threads that draw beside the caller's own; PyTorch lets go of the interpreter while it draws."""
     return ThreadPoolExecutor(thread_name_prefix="ivon-noise")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # its threads stay behind in the parent

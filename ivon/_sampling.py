@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
 from ivon import _compiled, _kernels, _shards
-from ivon._state import Group, State, residuals_of, state_dtype
+from ivon._state import Group, State, has_residuals, state_dtype
 from ivon._stretches import Stretch, is_dense, stretches
 
 # Fills a flat tensor with standard normal numbers for the parameters.
@@ -49,7 +49,7 @@ class Block:
     def displace(self) -> None:
         """Move the parameters, in place, from the mean to the draw."""
         group, roles = self.group, [self.local_params(), self.kept]
-        if residuals_of(self.states) is not None:
+        if has_residuals(self.states):
             roles.append(self.of_states("residual"))
         for stretch in stretches([*roles, self.of_states("hess")]):
             o, (params, kept, *residuals, hess) = stretch.operations, stretch.operands()

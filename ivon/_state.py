@@ -1,7 +1,7 @@
 """What the optimizer remembers about one parameter, and lists of parameters that can be treated together."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
@@ -92,9 +92,9 @@ def side_by_side(states: list[State]) -> None:
                 state[name] = entry
 
 
-def residuals_of(states: list[State]) -> list[Tensor] | None:
-    """The residuals of parameters of one kind, if they have any."""
-    return [state["residual"] for state in states] if "residual" in states[0] else None
+def has_residuals(states: list[State]) -> bool:
+    """Whether the states are those of 16-bit parameters; they are of one kind."""
+    return "residual" in states[0]
 
 
 def trainable(group: Group) -> list[Tensor]:
@@ -107,9 +107,9 @@ def kind(param: Tensor) -> Hashable:
     return param.device, param.dtype
 
 
-def alike(params: Iterable[Tensor], key: Callable[[Tensor], Hashable] = kind) -> list[list[Tensor]]:
-    """The parameters in lists of equal `key`, in order of appearance."""
+def alike(params: Iterable[Tensor]) -> list[list[Tensor]]:
+    """The parameters in lists of one kind, in order of appearance."""
     lists: dict[Hashable, list[Tensor]] = defaultdict(list)
     for param in params:
-        lists[key(param)].append(param)
+        lists[kind(param)].append(param)
     return list(lists.values())

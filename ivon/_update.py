@@ -9,7 +9,7 @@ from torch import Tensor
 from ivon import _compiled, _kernels
 from ivon._accumulate import Pending
 from ivon._sampling import Block
-from ivon._state import Group, State, kind, residuals_of, state_dtype
+from ivon._state import Group, State, has_residuals, kind, state_dtype
 from ivon._stretches import stretches
 
 
@@ -44,7 +44,7 @@ class Update:
         flags = _kernels.Flags(self._estimator, weight is not None, n.clip < math.inf)
         roles = [block.local_params(), block.of_states("hess"), block.of_states("momentum"), grads, products]
         changed = (0, 1, 2)
-        if residuals_of(block.states) is not None:
+        if has_residuals(block.states):
             roles.append(block.of_states("residual"))
             changed = (0, 1, 2, 5)
         for stretch in stretches(roles):

@@ -136,7 +136,7 @@ class IVON(Optimizer):
     def _enter(self, train: bool, generator: torch.Generator | None, weight: float) -> list[_sampling.Block]:
         self._forbid_within("sampled_params()")
         check_weight(weight)
-        if self.sync and any(is_sharded(p) for group in self.param_groups for p in group["params"]):
+        if self.sync and self._has_shards():
             raise RuntimeError(
                 "sync=True is for ranks that have the whole parameters each, not shards of them"
             )
@@ -222,7 +222,7 @@ class IVON(Optimizer):
         """
         self._forbid_within("state_dict()")
         self._read_pending()
-        if self._draws.count and any(is_sharded(p) for group in self.param_groups for p in group["params"]):
+        if self._draws.count and self._has_shards():
             raise RuntimeError(
                 "state_dict() of sharded parameters between the draws of a step: call step() first"
             )
@@ -270,6 +270,9 @@ class IVON(Optimizer):
     def _trainable(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in trainable(group)]
 
+    def _has_shards(self) -> bool:
+        return any(is_sharded(param) for param in self._trainable())
+
     def _make_states(self) -> None:
         for group in self.param_groups:
             for params in alike(trainable(group)):
@@ -295,9 +298,8 @@ class IVON(Optimizer):
     def _sources(self, train: bool, generator: torch.Generator | None) -> Iterator[_sampling.Source]:
         """Where the noise of each block of parameters comes from, one after the other."""
         if generator is not None:
-            key = (
-                f"generator {int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))}"
-            )
+            seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
+            key = f"generator {int(seed)}"
         elif not train:
             key = self._stream.next_test()
         else:
@@ -307,7 +309,6 @@ class IVON(Optimizer):
             key = self._stream.next_train(_distributed.rank() if self.sync else 0)
         return (_sampling.from_key(f"{key} block {i}") for i in count())
 
-    @torch.no_grad()
     def _draw(self, sources: Iterator[_sampling.Source]) -> list[_sampling.Block]:
         blocks: list[_sampling.Block] = []
         for group in self.param_groups:

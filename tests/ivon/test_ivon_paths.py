@@ -1,5 +1,7 @@
 """Whatever way the numbers take through the machine, they are the same."""
 
+import multiprocessing
+
 import pytest
 import torch
 from torch import nn
@@ -120,6 +122,25 @@ def test_number_of_threads_does_not_change_the_noise(threads):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(one, several)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_draws_with_threads_of_its_own():
+    noise = torch.empty(32 * _noise.PIECE)
+    places = {"start": 0, "total": len(noise)}
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _noise.fill(noise, "key", **places)
+        context = multiprocessing.get_context("fork")
+        child = context.Process(target=_noise.fill, args=(noise, "key"), kwargs=places)
+        child.start()
+        child.join(timeout=20)
+        code = child.exitcode
+        child.kill()
+    finally:
+        torch.set_num_threads(before)
+    assert code == 0
 
 
 @pytest.mark.parametrize(
