@@ -71,9 +71,8 @@ def ddp(steps: int = STEPS, **options: Any) -> dict[str, Tensor]:
     return seen(optimizer)
 
 
-def ddp_micro_batches() -> dict[str, Tensor]:
+def micro_batches(model: nn.Module, optimizer: IVON) -> dict[str, Tensor]:
     """Micro-batches with draws of their own, each of which is reduced."""
-    model, optimizer = distributed()
     for k in range(STEPS):
         for i in range(MICRO_BATCHES):
             with optimizer.sampled_params(train=True):
@@ -163,17 +162,6 @@ def fsdp_accumulation() -> dict[str, Tensor]:
     return seen(optimizer)
 
 
-def fsdp_micro_batches() -> dict[str, Tensor]:
-    """Micro-batches with draws of their own, each of which is reduced."""
-    model, optimizer = sharded()
-    for k in range(STEPS):
-        for i in range(MICRO_BATCHES):
-            with optimizer.sampled_params(train=True):
-                task.loss(model, part(k, i)).backward()
-        optimizer.step()
-    return seen(optimizer)
-
-
 def fsdp_own_draw_per_rank() -> dict[str, Tensor]:
     """Ranks that share one set of weights cannot have draws of their own."""
     model, _ = sharded()
@@ -248,7 +236,7 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         "ddp": ddp,
         "ddp, gradients as views of buckets": lambda: ddp(gradient_as_bucket_view=True, bucket_cap_mb=0.0001),
         "ddp, static graph": lambda: ddp(static_graph=True),
-        "ddp, micro-batches": ddp_micro_batches,
+        "ddp, micro-batches": lambda: micro_batches(*distributed()),
         "ddp, no_sync": lambda: ddp_no_sync(own_draws=False),
         "ddp, no_sync and draws of their own": lambda: ddp_no_sync(own_draws=True),
         "own draw per rank": lambda: own_draw_per_rank(with_ddp=False),
@@ -258,7 +246,7 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         "fsdp, not resharded": lambda: fsdp(reshard_after_forward=False),
         "fsdp, one group": fsdp_only_root,
         "fsdp, accumulation": fsdp_accumulation,
-        "fsdp, micro-batches": fsdp_micro_batches,
+        "fsdp, micro-batches": lambda: micro_batches(*sharded()),
         "fsdp, evaluation": fsdp_evaluation,
         "fsdp, evaluation, given generator": lambda: fsdp_evaluation(with_generator=True),
         "fsdp, evaluation, resharded by hand": lambda: fsdp_evaluation(reshard_after_forward=False),
