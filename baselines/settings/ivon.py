@@ -1,0 +1,50 @@
+"""Settings of IVON."""
+
+from typing import TYPE_CHECKING, Literal
+
+from baselines.settings.base import Count, Decay, NonNegative, Positive, Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from baselines.method import Method
+
+
+class IVON(Settings):
+    """Variational learning with `ivon.IVON`; `ess=None` is the number of training examples (the paper's
+    N).
+    """
+
+    name: Literal["ivon"] = "ivon"
+    lr: Positive
+    ess: Positive | None = None
+    hess_init: Positive = 1.0
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99999
+    weight_decay: NonNegative = 1e-4
+    mc_samples: Count = 1
+    hess_approx: Literal["price", "gradsq"] = "price"
+    clip_radius: Positive | None = None
+    sync: bool = False  # under data parallelism: a draw of its own on every device, as in the paper
+    rescale_lr: bool = True
+
+    def build(self, model: "nn.Module", *, train_size: int, seed: int) -> "Method":
+        from baselines.ivon import VariationalIVON
+        from ivon import IVON as Optimizer
+
+        optimizer = Optimizer(
+            model.parameters(),
+            lr=self.lr,
+            ess=float(train_size if self.ess is None else self.ess),
+            hess_init=self.hess_init,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=self.weight_decay,
+            mc_samples=self.mc_samples,
+            hess_approx=self.hess_approx,
+            clip_radius=float("inf") if self.clip_radius is None else self.clip_radius,
+            sync=self.sync,
+            rescale_lr=self.rescale_lr,
+        )
+        optimizer.seed(seed)
+        return VariationalIVON(optimizer, self.mc_samples, self.sync)
