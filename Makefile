@@ -9,13 +9,14 @@ experiments := $(python) -m experiments
 # One thread each: test processes that share cores and start more threads than there are cores crawl.
 pytest := OMP_NUM_THREADS=1 $(python) -m pytest
 
-.PHONY: help setup list figures test test-slow lint format benchmark constraints clean
+.PHONY: help setup list figures test test-slow slurm-test lint format benchmark constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "<artefact>", $$1); printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  SCALE=demo|small|paper  size of the runs (now: $(SCALE)); demo needs minutes on a CPU and no download"
-	@echo "  JOBS=4                  runs at the same time (otherwise one for each GPU, or core)"
+	@echo "  JOBS=4                  runs (or jobs) at the same time (otherwise one for each GPU, or core)"
+	@echo "  EXECUTOR=slurm CLUSTER=mine   as jobs of the cluster that slurm/clusters/mine.toml describes"
 	@echo "  PYTHON=, TORCH_BUILD=   which interpreter, which build of PyTorch: see scripts/setup"
 	@echo "  ARGS=\"-k frn -x\"        more options for pytest"
 
@@ -26,7 +27,8 @@ list: setup ## the paper's tables and figures, and how far each is
 	@$(experiments) list
 
 reproduce-%: setup ## run what is missing of a table or figure, and draw it: make reproduce-table1
-	@$(experiments) run $* --scale $(SCALE) $(if $(JOBS),--jobs $(JOBS))
+	@$(experiments) run $* --scale $(SCALE) $(if $(JOBS),--jobs $(JOBS)) \
+		$(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(CLUSTER),--cluster $(CLUSTER))
 
 figures: setup ## draw every table and figure from the published records
 	@$(experiments) render all --from reference
@@ -35,7 +37,10 @@ test: setup ## the tests, without the slow ones
 	@$(pytest) -n auto --maxprocesses 8 --dist loadgroup $(ARGS)
 
 test-slow: setup ## the slow tests only
-	@$(pytest) -n auto --maxprocesses 8 --dist loadgroup -m slow $(ARGS)
+	@$(pytest) -n auto --maxprocesses 8 --dist loadgroup -m "slow and not slurm" $(ARGS)
+
+slurm-test: setup ## the launcher on a real SLURM, which is installed and started here: Debian or Ubuntu, root
+	@IVON_SLURM_REQUIRED=1 $(pytest) -m "slurm and not slow" tests/slurm $(ARGS)
 
 lint: setup ## style, types and the direction of imports; changes nothing
 	@$(python) -m ruff check .

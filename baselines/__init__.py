@@ -3,11 +3,16 @@
 METHODS is the one list: name in a specification -> settings. The algorithms live in one file each.
 """
 
-from baselines.settings import IVON, SGD, AdaHessian, AdamW, Settings
+from baselines.settings import BBB, IVON, OGN, SGD, SWAG, VOGN, AdaHessian, AdamW, MCDropout, Settings
 
 METHODS: dict[str, type[Settings]] = {
     "sgd": SGD,
     "adamw": AdamW,
     "adahessian": AdaHessian,
     "ivon": IVON,
+    "vogn": VOGN,
+    "ogn": OGN,
+    "bbb": BBB,
+    "mc_dropout": MCDropout,
+    "swag": SWAG,
 }

@@ -4,7 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from baselines.method import Loss
 from ivon import IVON
@@ -13,24 +14,34 @@ from ivon import IVON
 class VariationalIVON:
     """`mc_samples` posterior draws a step; predictive draws come from the learned Gaussian."""
 
-    def __init__(self, optimizer: IVON, mc_samples: int, sync: bool) -> None:
+    def __init__(self, network: nn.Module, optimizer: IVON) -> None:
         self.optimizer = optimizer
-        self.reduces_gradients = sync
-        self._mc_samples = mc_samples
+        # Gradients of single examples bypass DistributedDataParallel, which would average them over devices.
+        self.reduces_gradients = optimizer.sync or optimizer.hess_approx == "ggn"
+        alone = not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1
+        if optimizer.hess_approx == "ggn" and not optimizer.sync and not alone:
+            raise ValueError("hess_approx 'ggn' in a process group needs sync true")
+        self._network = network
 
     def step(self, loss: Loss) -> Tensor:
         total = None
-        for _ in range(self._mc_samples):
+        for _ in range(self.optimizer.mc_samples):
             with self.optimizer.sampled_params(train=True):
                 self.optimizer.zero_grad(set_to_none=True)
-                value = loss()
-                value.backward()
-            total = value.detach() if total is None else total + value.detach()
+                value = self._backward(loss)
+            total = value if total is None else total + value
         self.optimizer.step()
-        assert total is not None  # mc_samples >= 1 is checked by the settings
-        return total / self._mc_samples
+        assert total is not None  # the optimizer has checked that mc_samples >= 1
+        return total / self.optimizer.mc_samples
 
-    def end_epoch(self, epoch: int) -> None:
+    def _backward(self, loss: Loss) -> Tensor:
+        if self.optimizer.hess_approx == "ggn":
+            return loss.per_example_backward(self._network)
+        value = loss()
+        value.backward()
+        return value.detach()
+
+    def begin_epoch(self, epoch: int, epochs: int, steps: int) -> None:
         pass
 
     def draw(self, k: int, generator: torch.Generator) -> AbstractContextManager[None]:

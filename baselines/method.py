@@ -1,18 +1,59 @@
 """What every training method looks like to the one training loop and the one evaluation loop.
 
 A method is built by its settings (`baselines.settings`) for one network. It differs from others only in how
-it takes a step, what it does at the end of an epoch, and how it yields predictive draws.
+it takes a step, what it does at the beginning of an epoch, and how it yields predictive draws.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-# One forward pass at the current weights: the mean loss of the mini-batch, in nats.
-Loss = Callable[[], Tensor]
+from ivon import per_example_backward
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one mini-batch, computed anew at the weights that the network holds at each call.
+
+    `loss()` is what most methods need: one forward pass and the mean loss, in nats.
+    """
+
+    forward: Callable[[Tensor], Tensor]  # the network as it is trained, perhaps wrapped or compiled
+    inputs: Tensor  # examples along the first dimension, like those of the targets and of the outputs
+    targets: Tensor
+    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy  # outputs, targets -> their mean loss
+    # Precision of the run, for calls of the network itself in place of `forward`.
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+    seen: Callable[[Tensor], None] | None = None  # is shown the outputs of every forward pass, detached
+
+    def __call__(self) -> Tensor:
+        outputs = self.forward(self.inputs)
+        if self.seen is not None:
+            self.seen(outputs.detach())
+        return self.criterion(outputs, self.targets)
+
+    def per_example_backward(self, network: nn.Module, *, chunk_size: int | None = None) -> Tensor:
+        """The mean loss, without graph; `p.grad` and `p.squared_grad` are set (`ivon.per_example_backward`).
+
+        `network` is the bare one, as wrappers and compilers do not let single examples through.
+        """
+
+        def of_one(outputs: Tensor, target: Tensor) -> Tensor:
+            return self.criterion(outputs.float(), target)
+
+        chunks: list[Tensor] = []
+        with self.precision():
+            value = per_example_backward(
+                network, of_one, self.inputs, self.targets, chunk_size=chunk_size, seen=chunks.append
+            )
+        if self.seen is not None:
+            self.seen(torch.cat(chunks))
+        return value
 
 
 class Method(Protocol):
@@ -26,14 +67,18 @@ class Method(Protocol):
         """One update of the network; returns the (detached, scalar) mini-batch loss it was computed from."""
         ...
 
-    def end_epoch(self, epoch: int) -> None:
-        """Called after the last step of each epoch, counted from 0."""
+    def begin_epoch(self, epoch: int, epochs: int, steps: int) -> None:
+        """Called before the first step of each of the `epochs`, counted from 0, and when one is resumed.
+
+        It has `steps` steps, and the parameter groups have the learning rate of the schedule: a method with a
+        schedule of its own sets another one.
+        """
         ...
 
     def draw(self, k: int, generator: torch.Generator) -> AbstractContextManager[None]:
-        """The network holds predictive draw `k` inside the context and its point estimate afterwards.
+        """The network holds predictive draw `k` inside the context, and afterwards what it held before.
 
-        `k = 0` is the point estimate itself (IVON@mean); `k >= 1` are draws, taken from `generator`.
+        `k = 0` is the point estimate (IVON@mean); `k >= 1` are draws, taken from `generator`.
         """
         ...
 

@@ -36,7 +36,7 @@ class PointEstimate:
         self.optimizer.step()
         return value.detach()
 
-    def end_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, epochs: int, steps: int) -> None:
         pass
 
     def draw(self, k: int, generator: torch.Generator) -> AbstractContextManager[None]:

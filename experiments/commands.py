@@ -1,23 +1,25 @@
-"""The commands: list, plan, run, status, render, publish, verify."""
+"""The commands: list, plan, run, status, cancel, logs, render, publish, verify."""
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from experiments.artefacts import ARTEFACTS
 from experiments.data import DATASETS
 from experiments.data.root import data_root
-from experiments.engine import files, lock
+from experiments.engine import files
 from experiments.engine.artefact import SCALES, Artefact, Scale
+from experiments.engine.estimate import Throughput
+from experiments.engine.local import default_device
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec, nearest
+from experiments.engine.spec import AnySpec, nearest
 from experiments.errors import UserError
-from experiments.run import dataset_of, run, show
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+from experiments.executors import EXECUTORS, executor
+from experiments.plan import plan, unmeasured
+from experiments.run import RESULTS, chosen, known_stores, run, show
+from experiments.status import logs, status
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,25 +58,44 @@ def _parser() -> Parser:
         sub.add_argument("--scale", default="demo", help=f"one of {', '.join(SCALES)} (default: %(default)s)")
         return sub
 
+    def with_choice(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--only",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="FIELD=VALUE",
+            help="leave out all other runs, e.g. model=resnet20 method=ivon seed=0",
+        )
+
     command("list", _list, "every artefact, with its state at each scale")
-    with_artefact(command("plan", _plan, "what a run would do: runs, data sets; starts nothing"))
+    planning = with_artefact(
+        command("plan", _plan, "what a run would do: time, disk, data sets; starts nothing")
+    )
+    planning.add_argument(
+        "--measure", action="store_true", help="time some steps here where nothing is known"
+    )
     running = with_artefact(command("run", _run, "run what is missing, then render"))
     running.add_argument(
-        "--jobs", type=int, help="runs at once on this machine (default: one per GPU, else per core)"
+        "--jobs", type=int, help="runs (SLURM: jobs) at the same time (default: one per GPU, else per core)"
     )
+    for sub in (planning, running):
+        sub.add_argument(
+            "--executor", choices=("local", *EXECUTORS), default="local", help="default: %(default)s"
+        )
+        sub.add_argument(
+            "--cluster",
+            help="with --executor slurm: a file of slurm/clusters, or a path (default: $IVON_CLUSTER)",
+        )
+        sub.add_argument("--processes", type=int, help="GPUs (or CPU processes) that share one training")
     running.add_argument(
-        "--processes", type=int, default=1, help="GPUs (or CPU processes) that share one training"
+        "--wait",
+        action="store_true",
+        help="with --executor slurm: show how it goes until all is over, then render",
     )
     running.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     running.add_argument("--checkpoint-seconds", type=float, default=600.0, help="default: %(default)s")
-    running.add_argument(
-        "--only",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="leave out all other runs, e.g. model=resnet20 method=ivon seed=0",
-    )
+    with_choice(running)
     running.add_argument(
         "--set",
         nargs="+",
@@ -84,6 +105,10 @@ def _parser() -> Parser:
         help="change every training, e.g. epochs=3",
     )
     with_artefact(command("status", _status, "per run: done, running, stopped, failed or waiting"))
+    with_choice(with_artefact(command("cancel", _cancel, "cancel the cluster's jobs of an artefact")))
+    command("logs", _logs, "what a run and its jobs have printed").add_argument(
+        "run", help="its id, or how it begins"
+    )
     render = with_artefact(command("render", _render, "redraw an artefact, or all, from records alone"))
     render.add_argument("--from", dest="source", choices=("runs", "reference"), default="runs")
     with_artefact(command("publish", _publish, "copy this machine's records to results/reference"))
@@ -107,17 +132,19 @@ def _scale(name: str, allowed: tuple[Scale, ...]) -> Scale:
     raise UserError(f"unknown scale {name!r}; {nearest(name, list(allowed))}")
 
 
-def _counts(specs: list[AnySpec], store: Store) -> tuple[int, int]:
-    return sum(store.done(spec) is not None for spec in specs), len(specs)
+def _any_done(specs: list[AnySpec], store: Store) -> bool:
+    return any(store.done(spec) for spec in specs)
 
 
 def _list(args: argparse.Namespace) -> int:
     store = Store(args.runs)
+    known: dict[str, bool] = {}  # artefacts share runs
     for artefact in ARTEFACTS.values():
         states = []
         for scale in artefact.scales:
-            done, total = _counts(artefact.specs(scale), store)
-            states.append(f"{scale} {done}/{total}")
+            specs = {spec.id: spec for spec in artefact.specs(scale)}
+            known |= {run: store.done(spec) is not None for run, spec in specs.items() if run not in known}
+            states.append(f"{scale} {sum(known[run] for run in specs)}/{len(specs)}")
         print(f"{artefact.name:12} {artefact.title:60} {', '.join(states)}")
     return 0
 
@@ -125,16 +152,22 @@ def _list(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     artefact, scale = _artefact(args)
     store, specs = Store(args.runs), artefact.specs(scale)
-    for kind, title in ((TrainSpec, "trainings"), (EvalSpec, "evaluations")):
-        chosen = [spec for spec in specs if isinstance(spec, kind)]
-        done, total = _counts(chosen, store)
-        print(f"{title}: {total - done} to do, {done} of {total} done")
-    for name in sorted({dataset_of(spec) for spec in specs}):
-        try:
-            DATASETS[name].check(data_root())
-            print(f"data set {name}: ready, or fetched when the first run needs it")
-        except UserError as error:
-            print(f"data set {name}: {error}")
+    known = known_stores(store)
+    cluster = (
+        executor("slurm").check(args.cluster, None, args.processes) if args.executor == "slurm" else None
+    )
+    device = cluster.device if cluster else default_device()
+    if args.measure:
+        from experiments.engine.measure import measure
+
+        for spec in unmeasured(specs, Throughput(known, device)):
+            DATASETS[spec.dataset].check(data_root())
+            measure(spec, store, device)
+    for line in plan(specs, store, known, device):
+        print(line)
+    if cluster:
+        for line in executor("slurm").plan(specs, store, cluster, args.processes, known):
+            print(line)
     return 0
 
 
@@ -144,40 +177,25 @@ def _run(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     artefact, scale = _artefact(args)
-    store = Store(args.runs)
-    for spec in artefact.specs(scale):
-        print(f"{spec.id}  {_state(spec, store):40}  {spec.label}")
+    for line in status(artefact.specs(scale), Store(args.runs)):
+        print(line)
     return 0
 
 
-def _state(spec: AnySpec, store: Store) -> str:
-    record, folder = store.load(spec), store.folder(spec)
-    if record:
-        return f"failed: {record['failure']['reason']}" if record["failure"] else "done"
-    if lock.is_claimed(folder):
-        return f"running{_last(folder, 'progress.json')}"
-    if any(folder.glob("checkpoint-*.pt")):
-        return "stopped at a checkpoint"
-    last = _last_event(folder)
-    return f"failed: {last['why']}" if last.get("event") == "failed" else "waiting"
+def _cancel(args: argparse.Namespace) -> int:
+    artefact, scale = _artefact(args)
+    for line in executor("slurm").cancel(chosen(artefact.specs(scale), args.only), Store(args.runs)):
+        print(line)
+    return 0
 
 
-def _last_event(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
-    except (FileNotFoundError, IndexError, json.JSONDecodeError):  # no log yet, or only half a line
-        return {}
-
-
-def _last(folder: Path, name: str) -> str:
-    try:
-        news = json.loads((folder / name).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return ""
-    if "epoch" not in news:
-        return f" ({100 * news['fraction']:.0f} %)"
-    left = news["seconds"] * (1 - news["fraction"]) / max(news["fraction"], 1e-9)
-    return f" (epoch {news['epoch'] + 1}/{news['epochs']}, {left / 60:.0f} min left)"
+def _logs(args: argparse.Namespace) -> int:
+    specs = [
+        spec for artefact in ARTEFACTS.values() for scale in artefact.scales for spec in artefact.specs(scale)
+    ]
+    for line in logs(args.run, specs, Store(args.runs)):
+        print(line)
+    return 0
 
 
 def _render(args: argparse.Namespace) -> int:
@@ -186,7 +204,7 @@ def _render(args: argparse.Namespace) -> int:
     else:
         store, root = Store(RESULTS / "reference"), RESULTS / "artefacts"
     if args.artefact == "all":
-        jobs = [(a, s) for a in ARTEFACTS.values() for s in a.scales if _counts(a.specs(s), store)[0]]
+        jobs = [(a, s) for a in ARTEFACTS.values() for s in a.scales if _any_done(a.specs(s), store)]
     else:
         jobs = [_artefact(args)]
     for artefact, scale in jobs:

@@ -3,7 +3,10 @@
 import argparse
 import os
 import sys
+import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from experiments.data import DATASETS
 from experiments.data.root import data_root
@@ -14,14 +17,23 @@ from experiments.engine.progress import display
 from experiments.engine.record import Store
 from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec, changed, nearest, value_of
 from experiments.errors import UserError
+from experiments.executors import executor
+from experiments.status import state_of
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+WAIT_SECONDS = 10.0  # between two looks at a cluster
 
 
 def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     """Run what is missing of `artefact`, then draw it; the exit code."""
-    specs = _chosen(artefact.specs(scale), _assignments("--only", args.only))
+    specs = chosen(artefact.specs(scale), args.only)
     changes = _assignments("--set", args.set)
     if changes:
         specs = _changed(specs, changes)
+    if args.executor == "slurm":
+        return _on_cluster(specs, artefact, scale, args)
+    if args.cluster or args.wait:
+        raise UserError(f"{'--cluster' if args.cluster else '--wait'}: only with --executor slurm")
     options = _options(args)
     _check_shared(specs, options.processes)
     store = Store(files.writable_folder(args.runs))
@@ -31,33 +43,87 @@ def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     if failed is None:
         print("stopped; the same command continues where it stopped", file=sys.stderr)
         return 130
+    return _finish(specs, failed, store, artefact, scale, args)
+
+
+def _on_cluster(specs: list[AnySpec], artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
+    """Submit what is missing and return at once, or with --wait when all is over; the exit code."""
+    _check_counts(args)
+    cluster = executor(args.executor)
+    profile = cluster.check(args.cluster, args.jobs, args.processes)
+    _check_shared(specs, args.processes or 1)
+    store = Store(files.writable_folder(args.runs.absolute()))
+    for line in cluster.run(specs, store, profile, args.processes, known_stores(store)):
+        print(line, file=sys.stderr)
+    while args.wait and _waits(specs, store, cluster):
+        time.sleep(WAIT_SECONDS)
+    where = cluster.Whereabouts(store)
+    states = {spec.id: state_of(spec, store, where) for spec in specs}
+    if any(state.startswith(("waiting", "next", "running")) for state in states.values()):
+        command = f"{artefact.name} --scale {scale}"
+        print(
+            f"`status {command}` shows how it goes, `render {command}` draws what is done; "
+            "running this again submits what is missing then",
+            file=sys.stderr,
+        )
+        return 0
+    failed = {run: state.partition(": ")[2] or state for run, state in states.items() if state != "done"}
+    return _finish(specs, failed, store, artefact, scale, args)
+
+
+def _waits(specs: list[AnySpec], store: Store, cluster: Any) -> bool:
+    """Whether a run is still to come; says how many."""
+    where = cluster.Whereabouts(store)
+    count = Counter(state_of(spec, store, where).partition(":")[0].partition(" ")[0] for spec in specs)
+    print(", ".join(f"{number} {state}" for state, number in count.most_common()), file=sys.stderr)
+    return bool(count["waiting"] + count["next"] + count["running"])
+
+
+def known_stores(store: Store) -> list[Store]:
+    """Whose records tell how long runs take: this machine's, and the published ones."""
+    return [store, Store(RESULTS / "reference")]
+
+
+def _finish(
+    specs: list[AnySpec],
+    failed: dict[str, str],
+    store: Store,
+    artefact: Artefact,
+    scale: Scale,
+    args: argparse.Namespace,
+) -> int:
     for spec in specs:
         if spec.id in failed:
             print(
                 f"failed: {spec.label}: {failed[spec.id]} (log: {store.folder(spec) / 'log.jsonl'})",
                 file=sys.stderr,
             )
-    if changes:
+    if args.set:
         _report(specs, store)
     else:
         show(artefact.render(scale, store, files.writable_folder(args.runs / "artefacts" / scale)))
     return 1 if failed else 0
 
 
-def _options(args: argparse.Namespace) -> Options:
+def _check_counts(args: argparse.Namespace) -> None:
     for name in ("jobs", "processes"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
     if not args.checkpoint_seconds > 0:
         raise UserError(f"--checkpoint-seconds {args.checkpoint_seconds}: must be above 0")
+
+
+def _options(args: argparse.Namespace) -> Options:
+    _check_counts(args)
     device = args.device or default_device()
     if device == "cuda" and default_device() != "cuda":
         raise UserError("--device cuda: this machine has no NVIDIA GPU; allowed: cpu")
+    processes = args.processes or 1
     return Options(
-        jobs=args.jobs or default_jobs(device, args.processes),
+        jobs=args.jobs or default_jobs(device, processes),
         device=device,
-        processes=args.processes,
+        processes=processes,
         checkpoint_seconds=args.checkpoint_seconds,
     )
 
@@ -78,9 +144,9 @@ def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
 
 
-def _chosen(specs: list[AnySpec], wanted: dict[str, str]) -> list[AnySpec]:
-    """The runs whose training has these values."""
-    for field, value in wanted.items():
+def chosen(specs: list[AnySpec], only: list[str]) -> list[AnySpec]:
+    """The runs whose training has the values that `--only FIELD=VALUE` asks for."""
+    for field, value in _assignments("--only", only).items():
         asked = f"--only {field}={value}"
         values = [
             value_of(spec if isinstance(spec, TrainSpec) else spec.train, field, asked) for spec in specs

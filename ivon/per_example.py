@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
+from torch.utils._pytree import tree_map
+
+from ivon import _layers
 
 
 def per_example_backward(
@@ -15,6 +18,7 @@ def per_example_backward(
     targets: Tensor,
     *,
     chunk_size: int | None = None,
+    seen: Callable[[Any], None] | None = None,
 ) -> Tensor:
     """The mean loss over a batch; `p.grad` and `p.squared_grad` are set for all trainable parameters.
 
@@ -25,6 +29,13 @@ def per_example_backward(
         loss: maps outputs (1, ...) and targets (1, ...), a batch of one example, to a scalar.
         inputs, targets: with the examples along the first dimension.
         chunk_size: examples whose gradients are held in memory at the same time; all by default.
+        seen: is called with the outputs of each chunk, detached.
+
+    Networks of convolutions and linear layers take one ordinary backward pass, in which the gradients of each
+    layer are made and reduced in their turn. All others go through torch.func, which takes more time and
+    memory. A layer of another kind may join the first with an attribute `takes_parameters_of_each = True`:
+    its forward pass then gets parameters (examples, *shape), with the same values for all, and has to tell
+    their gradients apart.
 
     Layers that mix examples, such as BatchNorm in training mode, have no gradients of single examples:
     torch.func raises RuntimeError for them. Dropout draws a mask for each example.
@@ -43,22 +54,42 @@ def per_example_backward(
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
     values = {name: p.detach() for name, p in params.items()}
 
-    def loss_of(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(model, weights, (x.unsqueeze(0),)), y.unsqueeze(0))
-
-    of_each = vmap(grad_and_value(loss_of), in_dims=(None, 0, 0), randomness="different")
     sums = {name: torch.zeros_like(p) for name, p in values.items()}
     squares = {name: torch.zeros_like(p) for name, p in values.items()}
+
+    def keep(name: str, grads: Tensor) -> None:
+        sums[name] += grads.sum(0)
+        squares[name] += grads.square_().sum(0)
+
+    # Hooks are not for a compiler, which for its part needs no help with the memory.
+    layered = not torch.compiler.is_compiling() and _layers.accepts(model)
     total = torch.zeros((), device=inputs.device)
     size = chunk_size or len(inputs)
     for x, y in zip(inputs.split(size), targets.split(size), strict=True):
-        grads, losses = of_each(values, x, y)
+        found = _layers.backward(model, loss, x, y, keep) if layered else None
+        losses, outputs = found or _backward(model, loss, x, y, keep)
         total = total + losses.sum()
-        for name, grad in grads.items():
-            sums[name] += grad.sum(0)
-            squares[name] += grad.square_().sum(0)
+        if seen is not None:
+            seen(outputs)
     for name, param in params.items():
         mean = sums[name] / len(inputs)
         param.grad = mean if param.grad is None else param.grad + mean
         param.squared_grad = squares[name] / len(inputs)  # type: ignore[attr-defined]
     return total / len(inputs)
+
+
+def _backward(
+    model: nn.Module, loss: Callable[[Any, Any], Tensor], inputs: Tensor, targets: Tensor, keep: _layers.Keep
+) -> tuple[Tensor, Any]:
+    """Losses (examples,) and outputs by torch.func; `keep` is given the gradients of each parameter."""
+    values = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def loss_of(weights: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Any]:
+        outputs = functional_call(model, weights, (x.unsqueeze(0),))
+        return loss(outputs, y.unsqueeze(0)), tree_map(lambda t: t.squeeze(0), outputs)
+
+    of_each = vmap(grad_and_value(loss_of, has_aux=True), in_dims=(None, 0, 0), randomness="different")
+    grads, (losses, outputs) = of_each(values, inputs, targets)
+    for name, of_param in grads.items():
+        keep(name, of_param)
+    return losses, outputs

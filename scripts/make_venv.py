@@ -24,7 +24,7 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "setup-stamp"
 LOG = VENV / "setup.log"
 CONSTRAINTS = ROOT / "constraints.txt"
-EXTRAS = "experiments,dev"
+EXTRAS = "experiments,slurm,dev"
 IMPORTED_BY_EVERY_RUN = (
     "ivon",
     "torch._dynamo",

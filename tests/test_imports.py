@@ -23,6 +23,7 @@ WITHOUT_TORCH = [
     "experiments.metrics",
     "experiments.models",
     "plots",
+    "slurm.launcher",
 ]
 
 

@@ -17,3 +17,6 @@ class Settings(BaseModel):
 
     # Differentiates the backward pass: cannot be compiled or data-parallel.
     double_backward: ClassVar[bool] = False
+
+    # In a checkpoint, the weight itself included: what `plan` reckons disk space with.
+    numbers_per_weight: ClassVar[int] = 3

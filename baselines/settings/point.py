@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 class SGD(Settings):
     """Heavy-ball SGD with coupled L2 regularisation, as in `torch.optim.SGD`."""
 
+    numbers_per_weight: ClassVar[int] = 2
+
     name: Literal["sgd"] = "sgd"
     lr: Positive
     momentum: Decay = 0.9

@@ -38,6 +38,8 @@ class DatasetInfo:
     streaming: too large for memory, read through `open_split` only.
     check: takes a data root; raises UserError if the user has to bring the data and it is not there.
     load: takes a data root; downloads what is missing and may be downloaded.
+    folder: below the data root; None if there is nothing on disk.
+    devices: GPUs over which a cluster spreads one training of the paper's.
     """
 
     name: str
@@ -52,5 +54,7 @@ class DatasetInfo:
     crop_padding: int
     flip: bool = True
     streaming: bool = False
+    folder: str | None = None
+    devices: int = 1
     check: Callable[[Path], None]
     load: Callable[[Path], ArraySplits]

@@ -31,11 +31,12 @@ def point_error(network: Network, data: ImageBatches, group: Group) -> dict[str,
     """Error (percent) and NLL (nats) of the point estimate, for the curves; each process takes its share."""
     network.model.eval()
     totals = torch.zeros(3, dtype=torch.float64, device=group.device)
-    for images, labels in data.batches(POINT_BATCH, rank=group.rank, world=group.world):
-        logits = network.logits(images)
-        wrong = (logits.argmax(dim=1) != labels).sum()
-        nll = F.cross_entropy(logits.double(), labels, reduction="sum")
-        totals += torch.stack((wrong.double(), nll, torch.full_like(nll, len(labels))))
+    with network.method.draw(0, torch.Generator(group.device)):
+        for images, labels in data.batches(POINT_BATCH, rank=group.rank, world=group.world):
+            logits = network.logits(images)
+            wrong = (logits.argmax(dim=1) != labels).sum()
+            nll = F.cross_entropy(logits.double(), labels, reduction="sum")
+            totals += torch.stack((wrong.double(), nll, torch.full_like(nll, len(labels))))
     wrong, nll, count = group.total(totals).tolist()
     return {"error": 100 * wrong / count, "nll": nll / count}
 

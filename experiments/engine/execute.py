@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.engine import lock
+from experiments.engine import lock, log
 from experiments.engine.distributed import Group
 from experiments.engine.evaluate import evaluate
 from experiments.engine.machine import machine_facts, reset_peak_memory
 from experiments.engine.record import Store
+from experiments.engine.revision import SUBMITTED
 from experiments.engine.spec import AnySpec, TrainSpec
 from experiments.engine.train import Diverged, train
 from experiments.engine.watch import Stopped, Watch
@@ -49,12 +50,12 @@ def execute(spec: AnySpec, store: Store, group: Group, watch: Watch) -> Outcome:
             try:
                 _attempt(spec, store, group, watch)
             except Stopped:
-                _log(folder, "stopped")
+                log.note(folder, "stopped")
                 return Outcome("stopped")
             except Exception as error:
                 text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
                 with suppress(OSError):  # a full disk may be what failed
-                    _log(folder, "failed", why=text, traceback=traceback.format_exc())
+                    log.note(folder, "failed", why=text, traceback=traceback.format_exc())
                 return Outcome("failed", text)
     record = store.load(spec)
     assert record is not None  # just written, or there before
@@ -65,7 +66,7 @@ def execute(spec: AnySpec, store: Store, group: Group, watch: Watch) -> Outcome:
 def _attempt(spec: AnySpec, store: Store, group: Group, watch: Watch) -> None:
     folder = store.folder(spec)
     reset_peak_memory(group.device)
-    _log(folder, "started", pid=os.getpid(), host=platform.node())
+    log.note(folder, "started", pid=os.getpid(), host=platform.node())
     failure: dict[str, Any] | None = None
     result: dict[str, Any] = {}
     try:
@@ -75,11 +76,13 @@ def _attempt(spec: AnySpec, store: Store, group: Group, watch: Watch) -> None:
     machine = {
         **machine_facts(group.device),
         "processes": group.world,
-        "attempts": _attempts(folder),
+        "attempts": log.attempts(folder),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    if SUBMITTED in os.environ:
+        machine["submitted"] = json.loads(os.environ[SUBMITTED])
     store.add(spec, {"failure": failure, "result": result, "machine": machine})
-    _log(folder, "over", failure=failure)
+    log.note(folder, "over", failure=failure)
 
 
 def _work(spec: AnySpec, store: Store, group: Group, watch: Watch) -> dict[str, Any]:
@@ -103,13 +106,3 @@ def _noting_progress(watch: Watch, folder: Path) -> Watch:
         watch.progress(news)
 
     return replace(watch, progress=progress)
-
-
-def _log(folder: Path, event: str, **details: Any) -> None:
-    """Append a line to the run's log; what `status` and a curious user read."""
-    with (folder / "log.jsonl").open("a") as log:
-        log.write(json.dumps({"event": event, "time": time.time(), **details}) + "\n")
-
-
-def _attempts(folder: Path) -> int:
-    return sum('"event": "started"' in line for line in (folder / "log.jsonl").read_text().splitlines())

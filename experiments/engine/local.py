@@ -1,6 +1,7 @@
 """The local launcher: worker processes on this machine share an artefact's unfinished runs."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -9,9 +10,11 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from experiments.engine import log
 from experiments.engine.gpus import share, visible_gpus
 from experiments.engine.progress import Display
 from experiments.engine.record import Store
@@ -29,6 +32,8 @@ class Options:
     device: str  # "cpu" or "cuda"
     processes: int = 1  # of one training: data parallelism over this many GPUs
     checkpoint_seconds: float = 600.0
+    patience: float = math.inf  # seconds that a stop may take; then workers are killed
+    log: Path | None = None  # where workers' standard error goes; None: to worker.log beside the records
 
 
 @dataclass
@@ -61,21 +66,24 @@ class Launcher:
     options: Options
     display: Display
     failed: dict[str, str] = field(default_factory=dict)  # spec id -> why, in one line
+    stopped_by: int | None = None  # the last signal that asked for a stop
     _pending: dict[str, AnySpec] = field(default_factory=dict)
     _retry_at: dict[str, float] = field(default_factory=dict)  # runs another process has
     _deaths: dict[str, int] = field(default_factory=dict)
     _workers: list[Worker] = field(default_factory=list)
     _heard: SimpleQueue[tuple[Worker, str]] = field(default_factory=SimpleQueue)
     _stopping: bool = False
+    _cut: bool = False  # a run has been stopped before its end
+    _stop_until: float = math.inf
 
-    def run(self, specs: list[AnySpec]) -> bool:
-        """Run all of them; False if a signal stopped it before the end. What failed is in `failed`."""
+    def run(self, specs: list[AnySpec], signals: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> bool:
+        """Run all of them; False if one of `signals` stopped it before. What failed is in `failed`."""
         self._pending = {spec.id: spec for spec in specs}
-        previous = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._stop) for number in signals}
         try:
             while self._pending or self._busy():
                 self._assign()
-                if self._stopping and not self._busy():
+                if self._stopping and (not self._busy() or time.monotonic() > self._stop_until):
                     return False
                 if not self._busy() and not self._ready_soon():
                     break  # what is left waits for runs that failed
@@ -87,11 +95,15 @@ class Launcher:
             for worker in self._workers:
                 worker.dismiss()
             for worker in self._workers:
+                if worker.spec and self._stopping:
+                    worker.process.kill()  # it had its time
                 worker.process.wait()
-        return True
+        return not self._cut
 
-    def _stop(self, *_: Any) -> None:
-        self._stopping = True
+    def _stop(self, number: int, _frame: Any) -> None:
+        if not self._stopping:
+            self._stop_until = time.monotonic() + self.options.patience
+        self._stopping, self.stopped_by = True, number
         for worker in self._workers:
             worker.process.terminate()  # a request: the worker writes a checkpoint and says so
 
@@ -147,7 +159,7 @@ class Launcher:
         environment = dict(os.environ)
         if options.device == "cuda":
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(share(slot, options.processes))
-        log = (self.store.root / "worker.log").open("ab")
+        errors = (options.log or self.store.root / "worker.log").open("ab")
         process = subprocess.Popen(
             [sys.executable, "-m", "experiments.engine.worker", "--root", str(self.store.root)]
             + ["--device", options.device, "--processes", str(options.processes)]
@@ -155,11 +167,11 @@ class Launcher:
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=errors,
             text=True,
             start_new_session=True,
         )
-        log.close()
+        errors.close()
         worker = Worker(process, slot)
         threading.Thread(target=self._listen, args=(worker,), daemon=True).start()
         self._workers.append(worker)
@@ -191,6 +203,7 @@ class Launcher:
                 self._retry_at[spec.id] = time.monotonic() + POLL_SECONDS
                 self.display.elsewhere(spec)
             elif message["end"] == "stopped":
+                self._stopping = self._cut = True  # by us, or by somebody who asked the worker
                 self.display.stopped(spec)
             else:
                 if message["end"] == "failed":
@@ -211,8 +224,10 @@ class Launcher:
             self._pending[spec.id] = spec
         else:
             self.failed[spec.id] = (
-                f"its process died {ATTEMPTS} times ({how}); see {self.store.root / 'worker.log'}"
+                f"its process died {ATTEMPTS} times ({how}); "
+                f"see {self.options.log or self.store.root / 'worker.log'}"
             )
+            log.note(self.store.folder(spec), "failed", why=self.failed[spec.id])
             self.display.end(spec, self.failed[spec.id])
 
 

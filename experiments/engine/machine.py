@@ -1,7 +1,6 @@
 """What a record says of the machine and the code behind its numbers."""
 
 import platform
-import subprocess
 import sys
 from contextlib import suppress
 from importlib.metadata import version
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from experiments.engine.revision import git_revision
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
             "torch": version("torch"),
             "numpy": version("numpy"),
         },
-        "git": _git_revision(),
+        "git": git_revision(),
     }
 
 
@@ -54,19 +55,3 @@ def _field(path: Path, name: str) -> str:
         return ""
     lines = (line.partition(":") for line in path.read_text().splitlines())
     return next((value.strip() for key, _, value in lines if key.strip() == name), "")
-
-
-def _git_revision() -> str | None:
-    """The commit, marked if tracked files differ from it; None outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        changes = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -136,6 +136,12 @@ class EvalSpec(Spec):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # of the draws
 
     @property
+    def images(self) -> int:
+        """Number of images that are classified."""
+        data = DATASETS[self.train.dataset]
+        return data.train_size - self.train.train_size if self.train.holdout else data.test_size
+
+    @property
     def requires(self) -> TrainSpec:
         return self.train
 

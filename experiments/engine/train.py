@@ -5,13 +5,14 @@ bit.
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.method import Loss
 from experiments.data import open_split
 from experiments.engine import checkpoint
 from experiments.engine.distributed import Group
@@ -63,6 +64,9 @@ class Training:
             spec.dataset, spec.evaluated_split, device=group.device, holdout=spec.holdout
         )
         self.network = build(spec, group, train_size=len(self.data))
+        self.precision = partial(
+            torch.autocast, group.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16"
+        )
         self.steps = self.data.steps(spec.batch_size)
         self.epoch = 0
         self.step = 0  # within the epoch
@@ -101,12 +105,12 @@ class Training:
         )
 
     def take_step(self, images: Tensor, labels: Tensor) -> None:
-        def loss() -> Tensor:
-            logits = self.network.logits(images)
-            self.hits[self.step] = (logits.detach().argmax(dim=1) == labels).sum()
-            return F.cross_entropy(logits, labels)
+        def seen(logits: Tensor) -> None:
+            self.hits[self.step] = (logits.argmax(dim=1) == labels).sum()
 
-        self.losses[self.step] = self.network.method.step(loss)
+        network = self.network
+        loss = Loss(network.logits, images, labels, precision=self.precision, seen=seen)
+        self.losses[self.step] = network.method.step(loss)
         self.step += 1
 
     def running(self) -> dict[str, float]:
@@ -124,7 +128,6 @@ class Training:
     def end_epoch(self) -> None:
         spec = self.spec
         running = self.running()
-        self.network.method.end_epoch(self.epoch)
         if (self.epoch + 1) % spec.curve_every == 0 or self.epoch + 1 == spec.epochs:
             point = point_error(self.network, self.judged, self.group)
             if not math.isfinite(point["nll"]):  # the last step of the epoch was one too far
@@ -153,6 +156,7 @@ def train(spec: TrainSpec, folder: Path, group: Group, watch: Watch) -> dict[str
 
     while training.epoch < spec.epochs:
         _set_lr(training)
+        training.network.method.begin_epoch(training.epoch, spec.epochs, training.steps)
         training.network.model.train()
         for images, labels in training.batches():
             training.take_step(images, labels)

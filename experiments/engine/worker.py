@@ -41,7 +41,8 @@ def main() -> None:
     torch.set_num_threads(CPU_THREADS)
     say = _own_stdout()
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # SLURM sends the latter to all processes of a job
+        signal.signal(number, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which asks for a stop
     store = Store(args.root)
     watch = Watch(

@@ -55,5 +55,13 @@ class DenseNet121(nn.Module):
         self.pool = BlockPool(side)
         self.classifier = nn.Linear(channels * self.pool.cells, num_classes)
 
+    def dropout_sites(self) -> list[str]:
+        """MC-dropout masks behind these: each layer's normalised bottleneck, and its new channels.
+
+        There are no sums here, and channels that are handed on have been masked when they were new.
+        """
+        layers = [name for name, module in self.named_modules() if isinstance(module, DenseLayer)]
+        return [f"{layer}.{end}" for layer in layers for end in ("norm2", "conv2")]
+
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.pool(self.features(images)))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from experiments.models import frn_cpu
 
@@ -31,9 +32,13 @@ def filter_response_norm_reference(
 def filter_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, tau: Tensor, eps: float = EPS) -> Tensor:
     """The same numbers to rounding, in less time and memory; x is (..., channels, height, width).
 
+    With parameters (examples, channels), all rows alike, the gradients of the examples stay apart.
+
     Where a value equals the threshold the gradient goes to the threshold, as ReLU's derivative at 0 is 0
     (`torch.maximum` would halve it). bfloat16 input is normalised in float32 and returned as bfloat16.
     """
+    if gamma.dim() == 2:
+        return _NormaliseEach.apply(x, gamma, beta, tau, eps)
     if torch.compiler.is_compiling():
         return _normalise(x, gamma, beta, tau, eps)[0]  # the compiler fuses the plain formula, backward too
     return _Normalise.apply(x, gamma, beta, tau, eps)[0]
@@ -41,6 +46,8 @@ def filter_response_norm(x: Tensor, gamma: Tensor, beta: Tensor, tau: Tensor, ep
 
 class FilterResponseNorm(nn.Module):
     """Norm and activation in one: gamma = 1, beta = tau = 0 at the start, all three learned per channel."""
+
+    takes_parameters_of_each = True  # for ivon.per_example_backward
 
     def __init__(self, num_channels: int, eps: float = EPS) -> None:
         super().__init__()
@@ -164,3 +171,22 @@ class _PullBack(Function):
             dx, *sums = _PullBack.apply(flat_dy, flat_x, *parameters, flat_rms, eps)
             return (dx.reshape(x.shape), *(s.reshape(x.shape[:-2]) for s in sums)), (0,) * 4
         return torch.vmap(_pull_back, in_dims[:6])(*inputs[:6]), (0,) * 4
+
+
+class _NormaliseEach(Function):
+    """With a row of parameters for each example, of which the first is everyone's; differentiable once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, tau: Tensor, eps: float) -> Tensor:
+        of_all = gamma[0], beta[0], tau[0]
+        y, inverse_rms = _Normalise.forward(x, *of_all, eps)
+        ctx.save_for_backward(x, *of_all, inverse_rms)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, gamma, *rest = ctx.saved_tensors
+        dx, *of_each = _PullBack.forward(dy, x, gamma, *rest, ctx.eps)
+        return dx, *(grads.to(gamma.dtype) for grads in of_each), None

@@ -45,6 +45,10 @@ class PreResNet110(nn.Module):
         self.norm = FilterResponseNorm(inputs)
         self.classifier = nn.Linear(inputs, num_classes)
 
+    def dropout_sites(self) -> list[str]:
+        """MC-dropout masks behind these: each block's first normalised convolution, and its sum."""
+        return [f"blocks.{name}{end}" for name, _ in self.blocks.named_children() for end in (".norm2", "")]
+
     def forward(self, images: Tensor) -> Tensor:
         features = self.norm(self.blocks(self.stem(images)))
         return self.classifier(features.mean(dim=(-2, -1)))

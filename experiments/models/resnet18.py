@@ -52,5 +52,9 @@ class ResNet18(nn.Module):
         self.pool = BlockPool(side)
         self.classifier = nn.Linear(inputs * self.pool.cells, num_classes)
 
+    def dropout_sites(self) -> list[str]:
+        """MC-dropout masks behind these: each block's first normalised convolution, and its sum."""
+        return [f"blocks.{name}{end}" for name, _ in self.blocks.named_children() for end in (".norm1", "")]
+
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.pool(self.blocks(self.stem(images))))

@@ -59,6 +59,10 @@ class ResNet50(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def dropout_sites(self) -> list[str]:
+        """MC-dropout masks behind these: each block's first normalised convolution, and its sum."""
+        return [f"blocks.{name}{end}" for name, _ in self.blocks.named_children() for end in (".norm1", "")]
+
     def forward(self, images: Tensor) -> Tensor:
         features = self.blocks(self.stem(images))
         return self.classifier(features.mean(dim=(-2, -1)))

@@ -4,15 +4,22 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines import METHODS
-from baselines.method import Method
+from baselines.method import Loss, Method
 from experiments.data import open_split
 
 # Rates at which the small network learns within seconds; a method that is not named has to learn at 0.02.
-LEARNING_RATES = {"sgd": 0.2, "adahessian": 0.2, "ivon": 1.0}
+LEARNING_RATES = {
+    "sgd": 0.2,
+    "adahessian": 0.2,
+    "ivon": 1.0,
+    "vogn": 0.01,
+    "ogn": 0.01,
+    "mc_dropout": 0.2,
+    "swag": 0.2,
+}
 TRAIN_SIZE, BATCH = 1000, 100
 
 
@@ -24,6 +31,7 @@ def build(name: str, *, seed: int = 0, frozen: tuple[str, ...] = ()) -> tuple[nn
             nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 4 * 4, 10)
         )
     model.to(memory_format=torch.channels_last)
+    model.dropout_sites = lambda: ["1"]  # MC-dropout's masks: behind the tanh
     for parameter in frozen:
         model.get_parameter(parameter).requires_grad_(False)
     settings = METHODS[name](lr=LEARNING_RATES.get(name, 0.02))
@@ -54,9 +62,6 @@ def run() -> Callable[..., list[float]]:
     """Train on these batches; the losses."""
 
     def train(model: nn.Module, method: Method, chosen: list[tuple[Tensor, Tensor]]) -> list[float]:
-        return [
-            method.step(lambda i=images, t=labels: F.cross_entropy(model(i), t)).item()
-            for images, labels in chosen
-        ]
+        return [method.step(Loss(model, images, labels)).item() for images, labels in chosen]
 
     return train

@@ -67,10 +67,10 @@ def test_another_value_of_any_method_field_is_another_run(name):
     settings = METHODS[name](lr=0.1)
     values = settings.model_dump()
     del values["name"]
-    others = {"hess_approx": "gradsq", "ess": 5.0, "clip_radius": 1.0}
+    others = {"hess_approx": "gradsq", "kl_reduction": "mean"}
     for field, value in values.items():
         other = others.get(field, not value if isinstance(value, bool) else None)
-        other = {int: 7, float: 0.123}[type(value)] if other is None else other
+        other = {int: 7, float: 0.123, type(None): 0.123}[type(value)] if other is None else other
         assert spec(METHODS[name](**{**values, field: other})).id != spec(settings).id, field
 
 

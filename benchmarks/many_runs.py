@@ -1,0 +1,85 @@
+"""Thousands of runs in one store: how long `list`, `status` and `render` take, and how that grows.
+
+    python -m benchmarks.many_runs
+
+The records are those of the demo's Table 1, under other seeds; a tenth of the runs has none yet and was
+submitted to a cluster. Every command is a process of its own, as a user starts it.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks._table import table
+from experiments.artefacts import ARTEFACTS
+from experiments.engine.record import Store
+from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec
+
+SIZES = (2500, 5000, 10_000)
+ROOT = Path(__file__).parents[1]
+COMMANDS = {
+    "list": ["list"],
+    "status": ["status", "table1"],
+    "render": ["render", "table1"],
+}
+# The command line as it is, but for the number of seeds.
+PROGRAM = """
+import sys
+from experiments.image_classification import grid
+grid.SEEDS["demo"] = range({seeds})
+from experiments.__main__ import main
+sys.exit(main({arguments!r}))
+"""
+
+
+def main() -> None:
+    rows = []
+    for size in SIZES:
+        seeds = size // len([spec for spec in ARTEFACTS["table1"].specs("demo") if _seed(spec) == 0])
+        with tempfile.TemporaryDirectory() as folder:
+            runs = _fill(Store(Path(folder)), seeds)
+            for name, arguments in COMMANDS.items():
+                program = PROGRAM.format(seeds=seeds, arguments=[*arguments, "--runs", folder])
+                start = time.monotonic()
+                subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
+                rows.append((f"{runs} runs", name, f"{time.monotonic() - start:.2f} s"))
+    print(table(("store", "command", "time"), rows))
+
+
+def _seed(spec: AnySpec) -> int:
+    return (spec.train if isinstance(spec, EvalSpec) else spec).seed
+
+
+def _fill(store: Store, seeds: int) -> int:
+    """Records of Table 1 with so many seeds; their number."""
+    published = Store(ROOT / "results" / "reference")
+    runs = []
+    for spec in ARTEFACTS["table1"].specs("demo"):
+        if _seed(spec) == 0:
+            record = published.load(spec)
+            assert record is not None
+            runs += [(with_seed(spec, seed), record) for seed in range(seeds)]
+    (store.root / runs[0][0].experiment).mkdir(parents=True)
+    left = []
+    for number, (spec, record) in enumerate(runs):
+        if number % 10:
+            store.path(spec).write_text(json.dumps({**record, "id": spec.id}))
+        else:
+            left.append(spec.id)
+    folder = store.root / "slurm" / "ivon-261121-000000-000000"
+    folder.mkdir(parents=True)
+    (folder / "submission.json").write_text(json.dumps({"time": 0.0, "tasks": [[run] for run in left]}))
+    return len(runs)
+
+
+def with_seed(spec: AnySpec, seed: int) -> AnySpec:
+    if isinstance(spec, TrainSpec):
+        return spec.model_copy(update={"seed": seed})
+    return spec.model_copy(update={"train": with_seed(spec.train, seed)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""A short measurement of a training's speed on this machine, where no run like it has been recorded."""
+
+import time
+from itertools import chain, repeat
+from typing import Any
+
+import torch
+
+from experiments.engine import files
+from experiments.engine.distributed import single
+from experiments.engine.machine import machine_facts
+from experiments.engine.record import Store, encode
+from experiments.engine.spec import TrainSpec
+from experiments.engine.train import Training
+
+WARM_UP_STEPS = 3  # allocation, compilation
+STEPS, SECONDS = 100, 20.0  # whichever comes first
+
+
+def measure(spec: TrainSpec, store: Store, device: str) -> dict[str, Any]:
+    """Time some steps of `spec` and keep the result in the store's `throughput` folder."""
+    training = Training(spec, single(torch.device(device)))
+    training.network.model.train()
+    batches = chain.from_iterable(training.batches() for _ in repeat(None))
+    steps = 0
+    start = time.monotonic()
+    for images, labels in batches:
+        training.step = 0
+        training.take_step(images, labels)
+        steps += 1
+        if steps == WARM_UP_STEPS:
+            _wait(device)
+            start = time.monotonic()
+        if steps > WARM_UP_STEPS and (steps >= STEPS or time.monotonic() - start > SECONDS):
+            break
+    _wait(device)
+    measured = {
+        "spec": spec.model_dump(mode="json"),
+        "seconds": time.monotonic() - start,
+        "steps": steps - WARM_UP_STEPS,
+        "machine": {**machine_facts(torch.device(device)), "processes": 1},
+    }
+    folder = store.root / "throughput" / spec.id
+    folder.mkdir(parents=True, exist_ok=True)
+    files.replace(folder / "measured.json", encode(measured))
+    return measured
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,83 @@
+"""The commands `status` and `logs`: where every run is, and what became of those that failed."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from experiments.engine import lock, log
+from experiments.engine.record import Store
+from experiments.engine.spec import AnySpec
+from experiments.errors import UserError
+from experiments.executors import executor
+
+TAIL_LINES = 40  # of a job's output, shown by `logs`
+
+
+def status(specs: list[AnySpec], store: Store) -> Iterator[str]:
+    """A line per run, what failed with its traceback, and their number by state."""
+    cluster = executor("slurm").Whereabouts(store) if (store.root / "slurm").is_dir() else None
+    count: Counter[str] = Counter()
+    for spec in specs:
+        state = state_of(spec, store, cluster)
+        count[state.partition(":")[0].partition(" ")[0]] += 1
+        yield f"{spec.id}  {state:40}  {spec.label}"
+        if state.startswith("failed"):
+            last = log.last(store.folder(spec))
+            yield from (f"    {line}" for line in last.get("traceback", "").splitlines())
+            if last:
+                yield f"    log: {store.folder(spec) / log.NAME}"
+    yield ", ".join(f"{number} {state}" for state, number in count.most_common())
+
+
+def state_of(spec: AnySpec, store: Store, cluster: Any = None) -> str:
+    """`done`, `failed: why`, `running`, `stopped`, `waiting` ...: from files and a cluster's queue."""
+    record, folder = store.load(spec), store.folder(spec)
+    if record:
+        return f"failed: {record['failure']['reason']}" if record["failure"] else "done"
+    told = cluster.of(spec) if cluster else None
+    if told:
+        return told + (_progress(folder) if told.startswith("running") else "")
+    if lock.is_claimed(folder):
+        return f"running{_progress(folder)}"
+    last = log.last(folder)
+    if last.get("event") == "failed":
+        return f"failed: {last['why']}"
+    return "stopped at a checkpoint" if any(folder.glob("checkpoint-*.pt")) else "waiting"
+
+
+def _progress(folder: Path) -> str:
+    try:
+        news = json.loads((folder / "progress.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return ""
+    if "epoch" not in news:
+        return f" ({100 * news['fraction']:.0f} %)"
+    left = news["seconds"] * (1 - news["fraction"]) / max(news["fraction"], 1e-9)
+    return f" (epoch {news['epoch'] + 1}/{news['epochs']}, {left / 60:.0f} min left)"
+
+
+def logs(wanted: str, specs: list[AnySpec], store: Store) -> Iterator[str]:
+    """What is known of one run: its events, and the end of what its job has printed."""
+    found = [spec for spec in specs if spec.id.startswith(wanted)]
+    if not found:
+        raise UserError(f"no run {wanted!r} of any artefact; `status` shows their ids")
+    if len({spec.id for spec in found}) > 1:
+        raise UserError(f"{wanted!r} begins the ids of {len(found)} runs; give more of it")
+    spec = found[0]
+    yield f"{spec.label}: {state_of(spec, store)}"
+    path = store.folder(spec) / log.NAME
+    yield f"== {path}"
+    for event in log.events(store.folder(spec)):
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.pop("time")))
+        trace = event.pop("traceback", "")
+        yield f"{when} {event.pop('event')} " + " ".join(
+            f"{k}={v}" for k, v in event.items() if v is not None
+        )
+        yield from (f"    {line}" for line in trace.splitlines())
+    cluster = executor("slurm").logs(spec, store) if (store.root / "slurm").is_dir() else []
+    for output in (*cluster, *(p for p in (store.root / "worker.log",) if p.exists() and not cluster)):
+        yield f"== {output}"
+        yield from output.read_text(errors="replace").splitlines()[-TAIL_LINES:]

@@ -1,0 +1,132 @@
+"""Which runs share a job, and which jobs an array."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec
+from slurm.profile import Cluster
+
+ARRAY_LIMIT = 1000  # SLURM's own, unless a cluster has changed it
+MARGIN = 2.0  # a job asks for so many times the estimated time, and for START_MINUTES more
+START_MINUTES = 15
+ROUND_TIMES = (
+    30,
+    60,
+    120,
+    240,
+    480,
+    1440,
+    2880,
+    5760,
+)  # minutes, so that jobs of about equal length share an array
+
+Seconds = Callable[[AnySpec], float | None]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What belongs on one node: a training and the evaluations that read its network, or these alone."""
+
+    specs: tuple[AnySpec, ...]
+    processes: int = 1  # GPUs (or CPU processes) that share the training
+    after: frozenset[str] = frozenset()  # jobs that have some of it at the moment
+
+    def seconds(self, of: Seconds) -> float | None:
+        """Estimated time; None if it is unknown for a part."""
+        known = [of(spec) for spec in self.specs]
+        training = self.processes if isinstance(self.specs[0], TrainSpec) else 1
+        if any(seconds is None for seconds in known):
+            return None
+        return sum(seconds or 0.0 for seconds in known[1:]) + (known[0] or 0.0) / training
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job asks SLURM for, beside what its cluster's profile says."""
+
+    nodes: int
+    processes: int  # of each training
+    side_by_side: int  # runs at the same time
+    minutes: int
+    after: frozenset[str]
+
+
+def bundles(
+    specs: list[AnySpec],
+    *,
+    over: Callable[[AnySpec], bool],
+    jobs: dict[str, str],
+    processes: Callable[[TrainSpec], int],
+) -> list[Bundle]:
+    """All that is left of `specs`; `jobs` tells of runs that wait or run which job has them."""
+    left: dict[str, list[AnySpec]] = {}
+    for spec in specs:
+        if not over(spec) and spec.id not in jobs:
+            left.setdefault(_training(spec).id, []).append(spec)
+    found = []
+    for members in left.values():
+        training = _training(members[0])
+        after: frozenset[str] = frozenset()
+        if not over(training) and members[0] != training:
+            # Another job has it. Should that job not end it, this one does.
+            members = [training, *members]
+            after = frozenset({jobs[training.id]} if training.id in jobs else ())
+        shared = processes(training) if members[0] == training else 1
+        found.append(Bundle(tuple(members), shared, after))
+    return found
+
+
+def _training(spec: AnySpec) -> TrainSpec:
+    return spec.train if isinstance(spec, EvalSpec) else spec
+
+
+def tasks(left: list[Bundle], cluster: Cluster, seconds: Seconds) -> dict[Needs, list[list[Bundle]]]:
+    """Bundles by job, and jobs by what they need: one array each."""
+    found: dict[Needs, list[list[Bundle]]] = {}
+    for together in _packed(left, cluster, seconds):
+        found.setdefault(_needs(together, cluster, seconds), []).append(together)
+    return found
+
+
+def _packed(left: list[Bundle], cluster: Cluster, seconds: Seconds) -> list[list[Bundle]]:
+    """A job for each large run; small ones share jobs, side by side and one after the other."""
+    packed: list[list[Bundle]] = []
+    open_jobs: dict[frozenset[str], list[Bundle]] = {}
+    for bundle in left:
+        if bundle.processes > 1:
+            packed.append([bundle])
+            continue
+        job = open_jobs.get(bundle.after)
+        if job is None or not _has_room(job, bundle, cluster, seconds):
+            job = open_jobs[bundle.after] = []
+            packed.append(job)
+        job.append(bundle)
+    return packed
+
+
+def _has_room(job: list[Bundle], bundle: Bundle, cluster: Cluster, seconds: Seconds) -> bool:
+    if len(job) < cluster.runs_per_job:
+        return True
+    known = [b.seconds(seconds) for b in (*job, bundle)]
+    if any(s is None for s in known):
+        return False
+    return sum(s or 0.0 for s in known) <= 60 * cluster.job_minutes * cluster.runs_per_job
+
+
+def _needs(job: list[Bundle], cluster: Cluster, seconds: Seconds) -> Needs:
+    processes = max(bundle.processes for bundle in job)
+    per_node = cluster.gpus_per_node or cluster.processes_per_node or processes
+    side_by_side = min(cluster.runs_per_job, len(job)) if processes == 1 else 1
+    known = [bundle.seconds(seconds) for bundle in job]
+    minutes = cluster.time_limit_minutes
+    if all(s is not None for s in known):
+        total = max(sum(s or 0.0 for s in known) / side_by_side, *(s or 0.0 for s in known), 0.0)
+        wanted = MARGIN * total / 60 + START_MINUTES
+        minutes = min(minutes, next((t for t in ROUND_TIMES if t >= wanted), minutes))
+    return Needs(
+        nodes=-(-processes // per_node),
+        processes=processes,
+        side_by_side=side_by_side,
+        minutes=minutes,
+        after=frozenset().union(*(bundle.after for bundle in job)),
+    )

@@ -1,0 +1,101 @@
+"""A training that several GPUs share, on one node or several: one of SLURM's tasks for each.
+
+`torch.distributed` is set up from the job's environment. All tasks run the trainings one after the other,
+each in a process of its own; evaluations are left to the first task.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import submitit
+
+from experiments.engine.local import Launcher, Options
+from experiments.engine.progress import Display
+from experiments.engine.record import Store
+from experiments.engine.spec import AnySpec, TrainSpec
+
+DIED = 75  # exit status of a task whose process died: the job tries again
+
+
+@dataclass
+class Joint:
+    """What one task does; it has the verbs of a launcher."""
+
+    store: Store
+    options: Options
+    display: Display
+    failed: dict[str, str] = field(default_factory=dict)
+    stopped_by: int | None = None
+    _process: subprocess.Popen[str] | None = None
+
+    def run(self, specs: list[AnySpec], signals: tuple[int, ...]) -> bool:
+        """As `Launcher.run`. SystemExit if a process died, so that SLURM ends the other tasks too."""
+        group = submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        previous = {number: signal.signal(number, self._stop) for number in signals}
+        try:
+            for number, spec in enumerate(spec for spec in specs if isinstance(spec, TrainSpec)):
+                # Tasks need not see the same records yet: whether this one is over, their processes agree.
+                if not self._train(spec, port=group.master_port + number):
+                    return False
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        left = [spec for spec in specs if not isinstance(spec, TrainSpec) and not self.store.is_over(spec)]
+        if group.rank or not left:
+            return True
+        launcher = Launcher(self.store, self._alone(), self.display, failed=self.failed)
+        finished = launcher.run(left, signals)
+        self.stopped_by = launcher.stopped_by
+        return finished
+
+    def _alone(self) -> Options:
+        return Options(
+            jobs=1,
+            device=self.options.device,
+            checkpoint_seconds=self.options.checkpoint_seconds,
+            patience=self.options.patience,
+            log=self.options.log,
+        )
+
+    def _train(self, spec: TrainSpec, port: int) -> bool:
+        """This task's part of one training; False if it was stopped before its end."""
+        command = [sys.executable, "-m", "experiments.engine.worker", "--root", str(self.store.root)]
+        command += ["--device", self.options.device, "--processes", os.environ["WORLD_SIZE"]]
+        command += ["--checkpoint-seconds", str(self.options.checkpoint_seconds)]
+        command += ["--spec", json.dumps(spec.model_dump(mode="json"))]
+        environment = {**os.environ, "MASTER_PORT": str(port)}
+        self.display.begin(spec)
+        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        if self.stopped_by is not None:  # the signal came before there was a process
+            self._process.terminate()
+        assert self._process.stdout is not None
+        end: dict[str, Any] = {}
+        for line in self._process.stdout:
+            message = json.loads(line)
+            if "news" in message:
+                self.display.news(spec, message["news"])
+            elif "warn" in message:
+                self.display.warn(message["warn"])
+            else:
+                end = message
+        status = self._process.wait()
+        if status < 0 or (os.environ["RANK"] == "0" and not end):
+            sys.exit(DIED)
+        if end.get("end") == "stopped":
+            self.display.stopped(spec)
+            return False
+        if end.get("end") == "failed":
+            self.failed[spec.id] = end["why"]
+        if end:
+            self.display.end(spec, self.failed.get(spec.id, ""))
+        return True
+
+    def _stop(self, number: int, _frame: Any) -> None:
+        self.stopped_by = number
+        if self._process is not None:
+            self._process.terminate()  # a request; all processes heed that of the first

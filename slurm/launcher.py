@@ -1,0 +1,184 @@
+"""What the command line asks of a cluster: submit what is missing, say where runs are, cancel, find logs.
+
+`experiments.executors` looks this module up by its name when it is needed, as rooms import one way.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from experiments.data import DATASETS
+from experiments.data.root import data_root
+from experiments.engine import log
+from experiments.engine.estimate import Throughput
+from experiments.engine.record import Store
+from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec
+from experiments.errors import RunError, UserError
+from slurm import profile, queue
+from slurm.grouping import Needs, bundles, tasks
+from slurm.profile import Cluster
+from slurm.submission import FOLDER, Place, places
+from slurm.submit import submit
+
+
+def check(cluster: str | None, jobs: int | None, processes: int | None) -> Cluster:
+    """The profile, its number of jobs at a time replaced if one is given; UserError if it cannot serve."""
+    found = profile.load(cluster)
+    if jobs is not None:
+        found = found.model_copy(update={"max_running": jobs})
+    per_node = found.gpus_per_node
+    if processes and per_node and processes > per_node and processes % per_node:
+        raise UserError(
+            f"--processes {processes}: must be at most {per_node} or a multiple of it (gpus_per_node)"
+        )
+    queue.require_slurm()
+    return found
+
+
+def run(
+    specs: list[AnySpec], store: Store, cluster: Cluster, processes: int | None, known: list[Store]
+) -> list[str]:
+    """Submit what is missing; What was done, in lines for the user. `known` stores tell of times."""
+    _fetch_data(specs, cluster)
+    throughput = Throughput(known, cluster.device)
+    submitted, waiting = submit(specs, store, cluster, _processes(cluster, processes), throughput.seconds)
+    lines = [f"{waiting} runs were queued or running already"] if waiting else []
+    for array in submitted:
+        jobs = f"{array.jobs} jobs" if array.jobs > 1 else "1 job"
+        lines.append(
+            f"submitted {array.runs} runs in {jobs} ({_describe(array.needs, cluster)}): SLURM's {array.job}"
+        )
+    return lines
+
+
+def plan(
+    specs: list[AnySpec], store: Store, cluster: Cluster, processes: int | None, known: list[Store]
+) -> list[str]:
+    """What `run` would submit, in lines for the user; submits nothing."""
+    throughput = Throughput(known, cluster.device)
+    left = bundles(specs, over=store.is_over, jobs=_live(store), processes=_processes(cluster, processes))
+    lines = []
+    for needs, together in tasks(left, cluster, throughput.seconds).items():
+        runs = sum(len(bundle.specs) for task in together for bundle in task)
+        lines.append(f"would submit {runs} runs in {len(together)} jobs ({_describe(needs, cluster)})")
+    return lines
+
+
+def _processes(cluster: Cluster, wanted: int | None):
+    def of(spec: TrainSpec) -> int:
+        if wanted:
+            return wanted
+        return DATASETS[spec.dataset].devices if cluster.gpus_per_node else 1
+
+    return of
+
+
+def _describe(needs: Needs, cluster: Cluster) -> str:
+    devices = "GPUs" if cluster.gpus_per_node else "processes"
+    words = [f"{needs.processes} {devices}" if needs.processes > 1 else f"{needs.side_by_side} at a time"]
+    if needs.nodes > 1:
+        words.append(f"{needs.nodes} nodes")
+    words.append(f"at most {needs.minutes} min each, then again")
+    if needs.after:
+        words.append(f"after {', '.join(sorted(needs.after))}")
+    return ", ".join(words)
+
+
+def _fetch_data(specs: list[AnySpec], cluster: Cluster) -> None:
+    """Nodes often have no way to the internet, so data sets are fetched before anything is submitted."""
+    root = data_root()
+    if "IVON_DATA" in cluster.environment:
+        root = Path(os.path.expandvars(cluster.environment["IVON_DATA"]))
+    for name in sorted({(spec.train if isinstance(spec, EvalSpec) else spec).dataset for spec in specs}):
+        info = DATASETS[name]
+        info.check(root)
+        if info.folder and not (root / info.folder).exists():
+            info.load(root)
+
+
+def _live(store: Store) -> dict[str, str]:
+    """The runs that wait or run, and their jobs."""
+    if not (store.root / FOLDER).exists():
+        return {}
+    found = places(store, queue.live_elements())
+    return {run: place.element.job for run, place in found.items() if place.element}
+
+
+class Whereabouts:
+    """What the queue and the submissions tell about runs that have no record."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._asked = True
+        elements = []
+        try:
+            elements = queue.live_elements()
+        except (UserError, RunError) as error:
+            self._asked = False
+            print(f"what waits or runs on a cluster is not known here: {error}", file=sys.stderr)
+        self._places = places(store, elements)
+
+    def of(self, spec: AnySpec) -> str | None:
+        """In words; None if this run was never submitted, or what its own log says is to be believed."""
+        place = self._places.get(spec.id)
+        if place is None:
+            return None
+        if place.element is None:
+            return self._gone(spec, place)
+        job, state, log = place.element.job, place.element.state, self._log_since(spec, place)
+        if state == "RUNNING" and log:
+            return None if log == "failed" else f"running in job {job} on {place.element.node}"
+        if state == "RUNNING":
+            return f"next in job {job} on {place.element.node}"
+        return f"waiting in job {job} ({place.element.reason if state == 'PENDING' else state.lower()})"
+
+    def _gone(self, spec: AnySpec, place: Place) -> str | None:
+        """SLURM has no such job any more, or cannot be asked."""
+        if not self._asked:
+            return None if self._log_since(spec, place) else f"submitted as {place.submission.name}"
+        logs = place.submission.logs(place.index)
+        if not logs:
+            return (
+                f"lost: its job has ended and left no log in {place.submission.folder}; "
+                "do the nodes see this folder?"
+            )
+        if self._log_since(spec, place) == "failed":
+            return None
+        status = place.submission.given_up(place.index)
+        if status:
+            return f"failed: its job ended with exit status {status} (log: {logs[-1]})"
+        return f"stopped: its job was cancelled or has died; run it again to go on (log: {logs[-1]})"
+
+    def _log_since(self, spec: AnySpec, place: Place) -> str:
+        """The last event of the run's log since it was submitted, if any."""
+        last = log.last(self._store.folder(spec))
+        return last["event"] if last and last["time"] >= place.submission.time else ""
+
+
+def cancel(specs: list[AnySpec], store: Store) -> list[str]:
+    """Cancel the jobs that have these runs and no others; the lines to show."""
+    queue.require_slurm()
+    wanted = {spec.id for spec in specs}
+    lines, jobs = [], []
+    found = places(store, queue.live_elements()).values()
+    for place in {place.element.job: place for place in found if place.element}.values():
+        runs = set(place.submission.tasks[place.index])
+        if not runs & wanted:
+            continue
+        assert place.element is not None
+        others = sum(run not in wanted and not any(store.root.glob(f"*/{run}.json")) for run in runs)
+        if others:
+            lines.append(
+                f"job {place.element.job} also has {others} other runs that are not over; left alone"
+            )
+        else:
+            jobs.append(place.element.job)
+    if jobs:
+        queue.cancel(jobs)
+    return [*lines, f"cancelled {len(jobs)} jobs"]
+
+
+def logs(spec: AnySpec, store: Store) -> list[Path]:
+    """What the jobs of this run have printed, the latest submission last."""
+    place = places(store, []).get(spec.id)
+    return place.submission.logs(place.index) if place else []

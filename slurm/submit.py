@@ -1,0 +1,180 @@
+"""Submitting: what is missing of an artefact becomes job arrays, through submitit."""
+
+import fcntl
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from experiments.engine.record import Store
+from experiments.engine.revision import code_versions
+from experiments.engine.spec import AnySpec, TrainSpec
+from experiments.errors import UserError
+from slurm import queue
+from slurm.grouping import ARRAY_LIMIT, Bundle, Needs, Seconds, bundles, tasks
+from slurm.job import Job
+from slurm.joint import DIED
+from slurm.profile import Cluster
+from slurm.submission import FOLDER, new, places
+
+ROOT = Path(__file__).parents[1]
+DEATHS = 3  # of a job that did not live for long in between: then it is given up
+LONG_SECONDS = 1800
+EVER = 1_000_000  # times that a job may reach its time limit: its end is when its runs are over
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """One array that SLURM has accepted."""
+
+    job: str
+    needs: Needs
+    jobs: int
+    runs: int
+
+
+def submit(
+    specs: list[AnySpec],
+    store: Store,
+    cluster: Cluster,
+    processes: Callable[[TrainSpec], int],
+    seconds: Seconds,
+) -> tuple[list[Submitted], int]:
+    """Submit what is missing of `specs`; the arrays, and how many runs were queued or running already."""
+    queue.require_slurm()
+    with _alone(store):
+        known = places(
+            store, queue.live_elements()
+        )  # first the queue, then the records: a run may end between
+        jobs = {run: place.element.job for run, place in known.items() if place.element}
+        waiting = sum(spec.id in jobs for spec in specs if not store.is_over(spec))
+        left = bundles(specs, over=store.is_over, jobs=jobs, processes=processes)
+        submitted = []
+        for needs, together in tasks(left, cluster, seconds).items():
+            for begin in range(0, len(together), ARRAY_LIMIT):
+                chunk = together[begin : begin + ARRAY_LIMIT]
+                job = _submit_array(chunk, needs, store, cluster)
+                submitted.append(
+                    Submitted(job, needs, len(chunk), sum(len(b.specs) for t in chunk for b in t))
+                )
+    return submitted, waiting
+
+
+@contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """One submitter at a time, or two would both find the same runs missing."""
+    folder = store.root / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _submit_array(together: list[list[Bundle]], needs: Needs, store: Store, cluster: Cluster) -> str:
+    """The number that SLURM gave to it; UserError with SLURM's own words if it refuses."""
+    runs = [[spec for bundle in task for spec in bundle.specs] for task in together]
+    versions = code_versions()
+    submission = new(store, [[spec.id for spec in task] for task in runs], needs=_shown(needs), **versions)
+    executor = submitit.SlurmExecutor(submission.folder, max_num_timeout=EVER)
+    executor.update_parameters(**_parameters(submission.folder, needs, cluster))
+    work = [
+        Job(
+            root=str(store.root.absolute()),
+            specs=[spec.model_dump(mode="json") for spec in task],
+            device=cluster.device,
+            processes=needs.processes,
+            side_by_side=needs.side_by_side,
+            checkpoint_seconds=cluster.checkpoint_seconds,
+            signal_seconds=float(cluster.signal_seconds),
+            data_scratch=cluster.data_scratch,
+            versions=versions,
+        )
+        for task in runs
+    ]
+    said = StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said):  # submitit prints the script that was refused
+            return executor.submit_array(work)[0].job_id.partition("_")[0]
+    except submitit.core.utils.FailedJobError as error:
+        (submission.folder / "submission.json").unlink()
+        raise UserError(f"SLURM refused the job: {_words(str(error))}") from None
+
+
+def _shown(needs: Needs) -> dict[str, Any]:
+    return {**needs.__dict__, "after": sorted(needs.after)}
+
+
+def _words(error: str) -> str:
+    """SLURM's own complaint, without submitit's account of how it was called."""
+    lines = [line for line in error.splitlines() if line.startswith("sbatch: error")]
+    return "; ".join(line.removeprefix("sbatch: error: ") for line in lines) or " ".join(error.split())
+
+
+def _parameters(folder: Path, needs: Needs, cluster: Cluster) -> dict[str, Any]:
+    """In the words of submitit's SlurmExecutor."""
+    share = needs.processes // needs.nodes  # GPUs on each node, or runs on a node without GPUs
+    slots = share if cluster.gpus_per_node else max(share, needs.side_by_side)
+    wishes = {
+        "partition": cluster.partition,
+        "account": cluster.account,
+        "qos": cluster.qos,
+        "constraint": cluster.constraint,
+        "dependency": f"afterany:{':'.join(sorted(needs.after))}" if needs.after else None,
+    }
+    if cluster.gpu_type:
+        wishes["gres"] = f"gpu:{cluster.gpu_type}:{share}"
+    elif cluster.gpus_per_node:
+        wishes["gpus_per_node"] = share
+    tasks_per_node = share if needs.processes > 1 else 1
+    return {
+        **{name: value for name, value in wishes.items() if value is not None},
+        "job_name": folder.name,
+        "nodes": needs.nodes,
+        "ntasks_per_node": tasks_per_node,
+        "cpus_per_task": cluster.cpus * slots // tasks_per_node,
+        "mem": f"{round(1024 * cluster.mem_gb * slots)}M",
+        "time": needs.minutes,
+        "signal_delay_s": cluster.signal_seconds,
+        "array_parallelism": cluster.max_running,
+        "setup": [*(f"export {k}={_quoted(v)}" for k, v in cluster.environment.items()), *cluster.setup],
+        "teardown": _again_if_killed(folder),
+        "srun_args": ["--kill-on-bad-exit=1"],
+        "additional_parameters": {"requeue": True, "chdir": str(ROOT), **cluster.sbatch},
+    }
+
+
+def _quoted(value: str) -> str:
+    """For the shell, which is to fill in the node's own variables."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`") + '"'
+
+
+def _again_if_killed(folder: Path) -> list[str]:
+    """Shell lines after the work: what was killed, by whatever but SLURM, goes back into the queue.
+
+    SLURM itself brings back what it has preempted or what a failing node has taken along; then, and after a
+    cancellation, the job is no longer RUNNING here. An element of an array is named by the array, because the
+    number of one of them is that of the whole array.
+    """
+    name = shlex.quote(str(folder)) + '/{}-"${{SLURM_ARRAY_TASK_ID:-0}}"'
+    deaths, given_up = name.format("deaths"), name.format("given-up")
+    return [
+        "status=$?",
+        'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
+        'job="${job:-$SLURM_JOB_ID}"',
+        'if [ "$status" -ne 0 ] && [ "$(squeue --noheader --format=%T --jobs="$job")" = RUNNING ]; then',
+        f'    [ "$SECONDS" -lt {LONG_SECONDS} ] || rm -f {deaths}',
+        f"    printf x >> {deaths}",
+        f'    if [ "$(stat --format=%s {deaths})" -lt {DEATHS} ] &&',
+        f'        {{ [ "$status" -gt 128 ] || [ "$status" -eq {DIED} ]; }}; then',
+        '        scontrol requeue "$job"',
+        "    else",
+        f'        echo "$status" > {given_up}',
+        "    fi",
+        "fi",
+        'exit "$status"',
+    ]

@@ -1,0 +1,156 @@
+"""Whatever a cluster does to a job, its run ends in the same bits as one that nobody disturbed."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from baselines.settings import IVON
+from experiments.engine import checkpoint
+from experiments.engine.distributed import single
+from experiments.engine.execute import execute
+from experiments.engine.record import Store
+from experiments.engine.spec import TrainSpec
+from experiments.engine.watch import Watch
+from experiments.status import state_of
+from slurm.launcher import Whereabouts
+from slurm.one_machine import OneMachine
+from slurm.queue import live_elements
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+
+
+def training(epochs: int) -> TrainSpec:
+    return TrainSpec(
+        dataset="digits", model="resnet20", width=2, epochs=epochs, method=IVON(lr=0.2, beta2=0.99), seed=1
+    )
+
+
+SPEC = training(epochs=15)  # 300 steps: some five seconds
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Callable[[TrainSpec], Store]:
+    """A store in which this process has run the specification itself."""
+    store = Store(tmp_path_factory.mktemp("undisturbed"))
+    threads = torch.get_num_threads()
+
+    def run(spec: TrainSpec) -> Store:
+        torch.set_num_threads(1)
+        try:
+            assert execute(spec, store, single(torch.device("cpu")), Watch()).end == "done"
+        finally:
+            torch.set_num_threads(threads)
+        return store
+
+    return run
+
+
+def outcome(store: Store, spec: TrainSpec) -> tuple:
+    """All that a run leaves, but for the time it took."""
+    record = store.done(spec)
+    assert record, f"{spec.label}: {state_of(spec, store, Whereabouts(store))}"
+    result = {name: value for name, value in record["result"].items() if name != "seconds"}
+    saved = checkpoint.load(store.folder(spec), spec.id, warn=print)
+    assert saved is not None
+    return result, {name: w.tolist() for name, w in saved["network"]["model"].items()}
+
+
+# --- what a cluster does to a job; each is told the cluster, the job and the process that trains
+
+
+def preempt(cluster: OneMachine, job: str, worker: int) -> None:
+    whole = ("--partition=main", "--nodes=2", "--exclusive")
+    cluster.ask("sbatch", *whole, "--output=/dev/null", "--wrap=sleep 5")
+
+
+def requeue(cluster: OneMachine, job: str, worker: int) -> None:
+    cluster.ask("scontrol", "requeue", job)
+
+
+def announce_the_time_limit(cluster: OneMachine, job: str, worker: int) -> None:
+    cluster.ask("scancel", "--signal=USR2", job)
+
+
+def kill_the_worker(cluster: OneMachine, job: str, worker: int) -> None:
+    os.kill(worker, signal.SIGKILL)
+
+
+def kill_all_of_the_job(cluster: OneMachine, job: str, worker: int) -> None:
+    launcher = parent_of(worker)
+    os.kill(launcher, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+
+
+def fail_the_node(cluster: OneMachine, job: str, worker: int) -> None:
+    node = cluster.ask("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
+    cluster.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    cluster.ask("scontrol", "update", f"nodename={node}", "state=resume")
+
+
+def restart_the_daemons(cluster: OneMachine, job: str, worker: int) -> None:
+    for name in ("slurmctld", "slurmd.node1", "slurmd.node2"):
+        cluster.kill(name)
+        cluster.restart(name)
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+ATTEMPTS = {
+    preempt: 2,
+    requeue: 2,
+    announce_the_time_limit: 2,
+    kill_the_worker: 2,
+    kill_all_of_the_job: 2,
+    fail_the_node: 2,
+    restart_the_daemons: 1,  # the job does not notice
+}
+
+
+@pytest.mark.parametrize("disturb", ATTEMPTS, ids=lambda function: function.__name__)
+def test_ends_in_the_same_bits(disturb, quiet_cluster, store, submit, in_work, wait_until, undisturbed):
+    (array,) = submit([SPEC], store, partition="low" if disturb is preempt else "main")
+    disturb(quiet_cluster, array.job, in_work(SPEC))
+    wait_until(lambda: store.is_over(SPEC), seconds=150)
+    assert outcome(store, SPEC) == outcome(undisturbed(SPEC), SPEC)
+    record = store.load(SPEC)
+    assert record and record["machine"]["attempts"] == ATTEMPTS[disturb]  # it was disturbed, once
+
+
+def test_a_cancelled_job_stays_cancelled_until_it_is_submitted_again(
+    quiet_cluster, store, submit, in_work, wait_until, undisturbed
+):
+    submit([SPEC], store)
+    worker = in_work(SPEC)
+    (job,) = {place.job for place in live_elements()}
+    quiet_cluster.ask("scancel", job)
+    wait_until(lambda: not live_elements() and not Path(f"/proc/{worker}").exists())
+    time.sleep(8)  # a job that puts itself back into the queue would be there by now
+    assert not live_elements()
+    assert state_of(SPEC, store, Whereabouts(store)).startswith("stopped: its job was cancelled")
+    submit([SPEC], store)
+    wait_until(lambda: store.is_over(SPEC), seconds=100)
+    assert outcome(store, SPEC) == outcome(undisturbed(SPEC), SPEC)
+
+
+def test_beyond_its_time_limit_a_job_goes_on_by_itself(quiet_cluster, store, submit, wait_until, undisturbed):
+    """The limit of four minutes is announced 150 seconds before; SLURM may do so a minute earlier still."""
+    spec = training(epochs=300)
+    submit([spec], store, time_limit_minutes=4, signal_seconds=150)
+    wait_until(lambda: store.is_over(spec), seconds=350)
+    record = store.load(spec)
+    assert record and record["machine"]["attempts"] >= 2
+    assert outcome(store, spec) == outcome(undisturbed(spec), spec)
+
+
+@pytest.mark.parametrize("limit", ["ulimit -t 1", "ulimit -v 200000"])  # killed by the kernel; no memory
+def test_a_job_that_dies_at_once_ends_as_failed(limit, quiet_cluster, store, submit, wait_until):
+    submit([SPEC], store, setup=(limit,))
+    wait_until(lambda: state_of(SPEC, store, Whereabouts(store)).startswith("failed"), seconds=100)
+    wait_until(lambda: not live_elements())
