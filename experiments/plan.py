@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.data import DATASETS
 from experiments.data.root import data_root
 from experiments.engine.estimate import Throughput, checkpoint_bytes, fraction_done, parameters_of
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec
+from experiments.engine.spec import AnySpec, TrainSpec
 from experiments.errors import UserError
 
 Measure = Callable[[TrainSpec], object]
@@ -17,14 +18,14 @@ Measure = Callable[[TrainSpec], object]
 def plan(specs: list[AnySpec], store: Store, known: list[Store], device: str) -> Iterator[str]:
     """`known` are the stores whose records tell how long things take."""
     trainings = [spec for spec in specs if isinstance(spec, TrainSpec)]
-    looks = [spec for spec in specs if isinstance(spec, EvalSpec)]
+    looks = [spec for spec in specs if not isinstance(spec, TrainSpec)]
     for some, title in ((trainings, "trainings"), (looks, "evaluations")):
         done = sum(store.is_over(spec) for spec in some)
         yield f"{title}: {len(some) - done} to do, {done} of {len(some)} over"
     left = [spec for spec in specs if not store.is_over(spec)]
     yield from _time(left, store, Throughput(known, device), "GPU" if device == "cuda" else "CPU core")
     yield from _disk([spec for spec in left if isinstance(spec, TrainSpec)])
-    for name in sorted({(spec.train if isinstance(spec, EvalSpec) else spec).dataset for spec in specs}):
+    for name in sorted({spec.trainings[0].dataset for spec in specs}):
         yield f"data set {name}: {_data(name, data_root())}"
 
 
@@ -58,6 +59,9 @@ def unmeasured(specs: list[AnySpec], throughput: Throughput) -> list[TrainSpec]:
 
 def _disk(trainings: list[TrainSpec]) -> Iterator[str]:
     if not trainings:
+        return
+    if find_spec("torch") is None:
+        yield "disk: not known without PyTorch, which builds the networks"
         return
     weights: dict[tuple[str, str, int | None], int] = {}
     total = 0

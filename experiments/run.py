@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from experiments.data import DATASETS
 from experiments.data.root import data_root
 from experiments.engine import files
 from experiments.engine.artefact import Artefact, Scale
+from experiments.engine.assignments import changed, value_of
 from experiments.engine.local import Launcher, Options, default_device, default_jobs
 from experiments.engine.progress import display
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec, changed, nearest, value_of
+from experiments.engine.spec import AnySpec, TrainSpec, nearest
 from experiments.errors import UserError
 from experiments.executors import executor
 from experiments.status import state_of
@@ -130,7 +132,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 def _check_shared(specs: list[AnySpec], processes: int) -> None:
     """Whether each training can be shared among so many processes."""
-    for train in [spec if isinstance(spec, TrainSpec) else spec.train for spec in specs]:
+    for train in [train for spec in specs for train in spec.trainings]:
         if processes > 1 and train.method.double_backward:
             raise UserError(f"--processes {processes}: method {train.method.name!r} runs on one device only")
         if train.batch_size % processes:
@@ -148,12 +150,10 @@ def chosen(specs: list[AnySpec], only: list[str]) -> list[AnySpec]:
     """The runs whose training has the values that `--only FIELD=VALUE` asks for."""
     for field, value in _assignments("--only", only).items():
         asked = f"--only {field}={value}"
-        values = [
-            value_of(spec if isinstance(spec, TrainSpec) else spec.train, field, asked) for spec in specs
-        ]
-        if value not in values:
-            raise UserError(f"{asked}: no run left has that; {nearest(value, sorted(set(values)))}")
-        specs = [spec for spec, found in zip(specs, values, strict=True) if found == value]
+        values = [{value_of(train, field, asked) for train in spec.trainings} for spec in specs]
+        if not any(value in found for found in values):
+            raise UserError(f"{asked}: no run left has that; {nearest(value, sorted(set().union(*values)))}")
+        specs = [spec for spec, found in zip(specs, values, strict=True) if found == {value}]
     return specs
 
 
@@ -165,7 +165,7 @@ def _changed(specs: list[AnySpec], changes: dict[str, str]) -> list[AnySpec]:
         if isinstance(spec, TrainSpec):
             new = changed(spec, changes)
         else:
-            new = spec.model_copy(update={"train": changed(spec.train, changes)})
+            new = spec.with_trainings(partial(changed, assignments=changes))
         found.setdefault(new.id, new)
     return list(found.values())
 
@@ -199,7 +199,7 @@ def _report(specs: list[AnySpec], store: Store) -> None:
     """Runs changed with --set enter no table; their metrics are printed."""
     for spec in specs:
         record = store.done(spec)
-        if record and isinstance(spec, EvalSpec):
+        if record and "metrics" in record["result"]:
             numbers = record["result"]["metrics"].items()
             print(
                 f"{spec.label}:",
@@ -217,4 +217,4 @@ def show(paths: list[Path]) -> None:
 
 
 def dataset_of(spec: AnySpec) -> str:
-    return spec.dataset if isinstance(spec, TrainSpec) else spec.train.dataset
+    return spec.trainings[0].dataset

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ivon._accumulate import Draws
 from ivon._noise import NoiseStream
-from ivon._state import Group
+from ivon._state import Group, States, alike, like_param, side_by_side
 
 # In a checkpoint every parameter group has the state of the noise and of the sums over draws, by these names:
 # torch.distributed.checkpoint keeps of an optimizer its states and the entries that its groups have when it
@@ -48,6 +48,22 @@ def check_shapes(state_dict: Mapping[str, Any], params: list[Tensor]) -> None:
                     f"parameter {place} has shape {tuple(param.shape)}, but its {name} in the state to load "
                     f"has shape {tuple(value.shape)}: the state of another model?"
                 )
+
+
+def take_states(state_dict: Mapping[str, Any], groups: list[Group], states: States) -> None:
+    """Put the saved states of the parameters in `states`, in full precision.
+
+    torch.optim casts them to the dtype of the parameter and so rounds those of 16-bit parameters.
+    """
+    params = [param for group in groups for param in group["params"]]
+    saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+    for i, param in zip(saved_ids, params, strict=True):
+        for name, value in state_dict["state"].get(i, {}).items():
+            if isinstance(value, Tensor):
+                states[param][name] = like_param(value, param)
+    for group in groups:
+        for members in alike(param for param in group["params"] if "hess" in states[param]):
+            side_by_side([states[param] for param in members])
 
 
 def is_of_ivon_opt(state_dict: Mapping[str, Any]) -> bool:

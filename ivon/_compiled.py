@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ivon import _kernels
+from ivon import _kernels, _threefry
 
 WORTHWHILE = 1 << 23  # entries of parameters of one kind: a step then takes 100 ms without it
 
@@ -79,6 +79,11 @@ def restore(params: Tensor, kept: Tensor) -> bool:
 def update(*operands: Tensor, n: _kernels.Numbers, flags: _kernels.Flags) -> bool:
     """_kernels.update; whether it was done."""
     return _run(_update, *operands, operands[1].new_tensor(n), flags)
+
+
+def normals(lows: Tensor, highs: Tensor, place: Tensor) -> bool:
+    """_threefry.normals; whether it was done."""
+    return _run(_threefry.normals, lows, highs, place)
 
 
 _broken = False  # once it has failed, it is not tried again

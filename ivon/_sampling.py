@@ -1,7 +1,7 @@
 # pyright: reportPrivateImportUsage=false
 """A posterior draw: the noise, the way from the mean to the draw, and back."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -9,26 +9,24 @@ from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
 from ivon import _compiled, _kernels, _shards
-from ivon._state import Group, State, has_residuals, state_dtype
+from ivon._state import Group, State, States, has_residuals, state_dtype, states_of_groups
 from ivon._stretches import Stretch, is_dense, stretches
-
-# Fills a flat tensor with standard normal numbers for the parameters.
-Source = Callable[[Tensor, list[Tensor]], None]
 
 
 @dataclass
 class Block:
     """A posterior draw for parameters of one group, device and dtype.
 
-    `kept` is the only memory that a draw takes: 4 bytes for each parameter that the process holds. It has the
-    standard normal noise first, then the parameters as they were while these are at the draw, and afterwards
-    the noise theta - m as the network has seen it.
+    `kept` is the only memory that a draw takes: 4 bytes for each parameter that the process holds. It gets
+    the standard normal noise, stretch by stretch, then has the parameters as they were while these are at the
+    draw, and afterwards the noise theta - m as the network has seen it.
     """
 
     group: Group
     params: list[Tensor]
     states: list[State]
     kept: list[Tensor]  # shaped like the local parts of the parameters, in the dtype of the states
+    noise: _shards.Noise | None = None  # what fills `kept`, until the parameters have moved
     _moved: list[Stretch] = field(default_factory=list)  # what is at the draw, whatever interrupts us
 
     def local_params(self) -> list[Tensor]:
@@ -47,11 +45,14 @@ class Block:
         return Block(self.group, params, states, [self.kept[i] for i in chosen])
 
     def displace(self) -> None:
-        """Move the parameters, in place, from the mean to the draw."""
+        """Move the parameters, in place, from the mean to the draw; once."""
+        noise, self.noise = self.noise, None
+        assert noise is not None
         group, roles = self.group, [self.local_params(), self.kept]
         if has_residuals(self.states):
             roles.append(self.of_states("residual"))
         for stretch in stretches([*roles, self.of_states("hess")]):
+            noise.reach(max(int(kept.storage_offset()) + kept.numel() for kept in stretch.tensors[1]))
             o, (params, kept, *residuals, hess) = stretch.operations, stretch.operands()
             moved = Stretch(stretch.tensors[:-1], o, stretch.long)
             numbers = {"noise_scale": group["ess"] ** -0.5, "weight_decay": group["weight_decay"]}
@@ -90,22 +91,17 @@ class Block:
             stretch.put_back(1, kept)
 
 
-def new_block(group: Group, params: list[Tensor], states: list[State], source: Source) -> Block:
-    """Noise for parameters of one group, device and dtype; nothing has moved yet."""
+def new_blocks(groups: list[Group], states: States, keys: Iterator[str]) -> list[Block]:
+    """A draw for all trainable parameters; nothing has moved yet."""
+    return [new_block(*part, next(keys)) for part in states_of_groups(groups, states)]
+
+
+def new_block(group: Group, params: list[Tensor], states: list[State], key: str) -> Block:
+    """A draw for parameters of one group, device and dtype, a function of `key`; nothing has moved yet."""
     parts = _shards.locals_of(params)
     flat = torch.empty(sum(p.numel() for p in parts), dtype=state_dtype(params[0]), device=params[0].device)
-    source(flat, params)
     kept = list(_unflatten_dense_tensors(flat, parts))
     for i, part in enumerate(parts):
         if not part.is_contiguous() and is_dense(part):
             kept[i] = kept[i].as_strided(part.shape, part.stride())
-    return Block(group, params, states, kept)
-
-
-def from_key(key: str) -> Source:
-    """Noise that is a function of the key."""
-
-    def fill(flat: Tensor, params: list[Tensor]) -> None:
-        _shards.fill_with_noise(flat, params, key)
-
-    return fill
+    return Block(group, params, states, kept, _shards.Noise(flat, params, key))

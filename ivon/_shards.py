@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,12 +16,15 @@ def is_sharded(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def any_sharded(tensors: list[Tensor]) -> bool:
+    """Whether any of them is a DTensor."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and any(issubclass(kind, module.DTensor) for kind in set(map(type, tensors)))
+
+
 def locals_of(tensors: list[Tensor]) -> list[Tensor]:
     """The parts of the tensors that are here."""
-    module = sys.modules.get("torch.distributed.tensor")
-    if module is None or not any(issubclass(kind, module.DTensor) for kind in set(map(type, tensors))):
-        return tensors
-    return [local(tensor) for tensor in tensors]
+    return [local(tensor) for tensor in tensors] if any_sharded(tensors) else tensors
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -28,21 +32,43 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
-def fill_with_noise(out: Tensor, params: list[Tensor], key: str) -> None:
+@dataclass
+class Noise:
     """Standard normals for the local parts of `params`, one after the other in the flat tensor `out`.
 
     The numbers belong to the places in the whole parameters: with any sharding a process has the numbers that
     one process alone would have there, and replicas have the same (on CPUs; GPUs draw each part for itself).
     """
-    total = sum(param.numel() for param in params)
-    if not any(is_sharded(param) for param in params):
-        _noise.fill(out, key, start=0, total=total)
-        return
-    first = begin = 0
-    for param in params:
-        length = local(param).numel()
-        _fill_part(out[begin : begin + length], param, key, first, total)
-        first, begin = first + param.numel(), begin + length
+
+    out: Tensor
+    params: list[Tensor]
+    key: str
+    made: int = 0
+    _total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._total = sum(param.numel() for param in self.params)
+
+    def reach(self, end: int) -> None:
+        """Make the numbers before `end`, and perhaps more: late, so that they are in the cache when used."""
+        if end <= self.made:
+            return
+        total = self._total
+        if any_sharded(self.params):
+            self._fill_parts()
+            end = len(self.out)
+        else:
+            piece = _noise.COUNTED_PIECE if _noise.is_counted(total, self.out) else total
+            end = min(-(-end // piece) * piece, total)
+            _noise.fill(self.out[self.made : end], self.key, start=self.made, total=total)
+        self.made = end
+
+    def _fill_parts(self) -> None:
+        first = begin = 0
+        for param in self.params:
+            length = local(param).numel()
+            _fill_part(self.out[begin : begin + length], param, self.key, first, self._total)
+            first, begin = first + param.numel(), begin + length
 
 
 def _fill_part(out: Tensor, param: Tensor, key: str, first: int, total: int) -> None:

@@ -1,7 +1,7 @@
 """What the optimizer remembers about one parameter, and lists of parameters that can be treated together."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, MutableMapping
 from typing import Any
 
 import torch
@@ -9,10 +9,10 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from ivon._shards import is_sharded
-
-SMALL = 1 << 17  # entries
+from ivon._stretches import SMALL
 
 State = dict[str, Any]  # of one parameter
+States = MutableMapping[Tensor, State]  # of all parameters; a missing one is there when asked for
 Group = dict[str, Any]  # torch.optim's parameter group
 
 
@@ -82,7 +82,7 @@ def side_by_side(states: list[State]) -> None:
         small = [
             state
             for state in states
-            if state[name].numel() < SMALL and state[name].is_contiguous() and not is_sharded(state[name])
+            if state[name].numel() <= SMALL and state[name].is_contiguous() and not is_sharded(state[name])
         ]
         if len(small) > 1:
             entries = [state[name] for state in small]
@@ -90,6 +90,27 @@ def side_by_side(states: list[State]) -> None:
                 shared = _unflatten_dense_tensors(_flatten_dense_tensors(entries), entries)
             for state, entry in zip(small, shared, strict=True):
                 state[name] = entry
+
+
+def states_of(params: list[Tensor], group: Group, states: States) -> list[State]:
+    """The states of parameters of one group and kind, made or adapted where that is needed."""
+    found = [states[param] for param in params]
+    new = False
+    for state, param in zip(found, params, strict=True):
+        if "hess" not in state:
+            state.update(new_state(param, group["hess_init"]))
+            new = True
+        elif not fits(state, param):
+            follow(state, param)
+    if new:
+        side_by_side(found)
+    return found
+
+
+def states_of_groups(groups: list[Group], states: States) -> list[tuple[Group, list[Tensor], list[State]]]:
+    """The trainable parameters by group and kind, and their states, made or adapted where that is needed."""
+    parts = [(group, params) for group in groups for params in alike(trainable(group))]
+    return [(group, params, states_of(params, group, states)) for group, params in parts]
 
 
 def has_residuals(states: list[State]) -> bool:

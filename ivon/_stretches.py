@@ -20,6 +20,7 @@ from ivon._operations import LISTS, SINGLE, Operand
 SMALL = 1 << 16  # entries; smaller tensors share a stretch, as operations cost microseconds beside their work
 CPU_STRETCH = 1 << 16  # entries a thread, so that the operands of an operation stay in its cache
 LONG_STRETCH = 1 << 20  # entries, for compiled operations: enough to be worth the call
+LONG_PACK = 1 << 15  # entries of small tensors for them, of which there are copies meanwhile
 DEVICE_STRETCH = 1 << 24  # entries; their intermediate results are small beside the weights that need a GPU
 
 
@@ -76,7 +77,7 @@ def stretches(roles: Sequence[list[Tensor]]) -> Iterator[Stretch]:
         for view in views:
             yield Stretch([[t] for t in view], operations, long)
     if together:
-        for run in _runs([[role[i] for i in together] for role in roles], length):
+        for run in _runs([[role[i] for i in together] for role in roles], LONG_PACK if long else length):
             yield Stretch(run, operations, long)
 
 

@@ -16,7 +16,7 @@ from ivon._accumulate import Draws
 from ivon._noise import NoiseStream
 from ivon._settings import check_group, check_optimizer, check_weight
 from ivon._shards import is_sharded
-from ivon._state import Group, State, alike, fits, follow, like_param, new_state, side_by_side, trainable
+from ivon._state import Group, alike, states_of_groups, trainable
 from ivon._update import Update
 
 
@@ -147,7 +147,7 @@ class IVON(Optimizer):
         if train:
             self._read_pending()
             self._draws.clear_gradients(self._trainable())
-        blocks = self._draw(self._sources(train, generator))
+        blocks = _sampling.new_blocks(self.param_groups, self.state, self._keys(train, generator))
         self._active = True
         try:
             for block in blocks:
@@ -244,15 +244,7 @@ class IVON(Optimizer):
         _checkpoint.check_shapes(state_dict, params)
         self.discard_draws()
         super().load_state_dict(state_dict)
-        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-        for i, param in zip(saved_ids, params, strict=True):
-            # torch.optim casts the state to the parameter's dtype and so rounds that of 16-bit parameters.
-            for name, value in state_dict["state"].get(i, {}).items():
-                if isinstance(value, Tensor):
-                    self.state[param][name] = like_param(value, param)
-        for group in self.param_groups:
-            for members in alike(param for param in group["params"] if "hess" in self.state[param]):
-                side_by_side([self.state[param] for param in members])
+        _checkpoint.take_states(state_dict, self.param_groups, self.state)
         self._stream, self._draws = stream, draws
         self._draws.remember_gradients(self._trainable())
 
@@ -273,30 +265,11 @@ class IVON(Optimizer):
     def _has_shards(self) -> bool:
         return any(is_sharded(param) for param in self._trainable())
 
-    def _make_states(self) -> None:
-        for group in self.param_groups:
-            for params in alike(trainable(group)):
-                self._states_of(params, group)
-
-    def _states_of(self, params: list[Tensor], group: Group) -> list[State]:
-        """The states of parameters of one group and kind, made or adapted where that is needed."""
-        states = [self.state[param] for param in params]
-        new = False
-        for state, param in zip(states, params, strict=True):
-            if "hess" not in state:
-                state.update(new_state(param, group["hess_init"]))
-                new = True
-            elif not fits(state, param):
-                follow(state, param)
-        if new:
-            side_by_side(states)
-        return states
-
     def _read_pending(self) -> None:
         self._draws.read_pending(self.hess_approx)
 
-    def _sources(self, train: bool, generator: torch.Generator | None) -> Iterator[_sampling.Source]:
-        """Where the noise of each block of parameters comes from, one after the other."""
+    def _keys(self, train: bool, generator: torch.Generator | None) -> Iterator[str]:
+        """The key of the noise of each block of parameters, one after the other."""
         if generator is not None:
             seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
             key = f"generator {int(seed)}"
@@ -307,15 +280,7 @@ class IVON(Optimizer):
                 self._stream.seed = _distributed.seed_of_rank_zero(self._stream.seed)
                 self._seed_is_shared = True
             key = self._stream.next_train(_distributed.rank() if self.sync else 0)
-        return (_sampling.from_key(f"{key} block {i}") for i in count())
-
-    def _draw(self, sources: Iterator[_sampling.Source]) -> list[_sampling.Block]:
-        blocks: list[_sampling.Block] = []
-        for group in self.param_groups:
-            for params in alike(trainable(group)):
-                states = self._states_of(params, group)
-                blocks.append(_sampling.new_block(group, params, states, next(sources)))
-        return blocks
+        return (f"{key} block {i}" for i in count())
 
     def _run(self, closure: Callable[[], Any]) -> Any:
         losses: list[Any] = []
@@ -336,7 +301,9 @@ class IVON(Optimizer):
         self._draws.add_pending(self.hess_approx)
         if self._draws.is_empty():
             if all(float(group["lr"]) == 0 for group in self.param_groups):
-                self._make_states()  # torch.distributed.checkpoint so asks for states to load into
+                states_of_groups(
+                    self.param_groups, self.state
+                )  # torch.distributed.checkpoint so asks for states to load into
                 return
             raise RuntimeError(
                 "step() needs a gradient at a posterior draw: "

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec
+from experiments.engine.artefact import with_required
+from experiments.engine.spec import AnySpec, TrainSpec
 from slurm.profile import Cluster
 
 ARRAY_LIMIT = 1000  # SLURM's own, unless a cluster has changed it
@@ -58,26 +59,24 @@ def bundles(
     jobs: dict[str, str],
     processes: Callable[[TrainSpec], int],
 ) -> list[Bundle]:
-    """All that is left of `specs`; `jobs` tells of runs that wait or run which job has them."""
-    left: dict[str, list[AnySpec]] = {}
+    """What is left of `specs` and can be submitted; `jobs` tells of runs that wait or run which job has them.
+
+    A mixture can be submitted once all its members are over or have jobs.
+    """
+    left: dict[tuple[str, ...], list[AnySpec]] = {}
     for spec in specs:
         if not over(spec) and spec.id not in jobs:
-            left.setdefault(_training(spec).id, []).append(spec)
+            left.setdefault(tuple(training.id for training in spec.trainings), []).append(spec)
     found = []
     for members in left.values():
-        training = _training(members[0])
-        after: frozenset[str] = frozenset()
-        if not over(training) and members[0] != training:
-            # Another job has it. Should that job not end it, this one does.
-            members = [training, *members]
-            after = frozenset({jobs[training.id]} if training.id in jobs else ())
-        shared = processes(training) if members[0] == training else 1
-        found.append(Bundle(tuple(members), shared, after))
+        needed = [spec for spec in with_required(members) if not over(spec) and spec not in members]
+        if any(spec.id not in jobs for spec in needed):
+            continue
+        # Other jobs have what is needed. Should they not end it, this one does.
+        together = (*needed, *members)
+        shared = processes(together[0]) if isinstance(together[0], TrainSpec) else 1
+        found.append(Bundle(together, shared, frozenset(jobs[spec.id] for spec in needed)))
     return found
-
-
-def _training(spec: AnySpec) -> TrainSpec:
-    return spec.train if isinstance(spec, EvalSpec) else spec
 
 
 def tasks(left: list[Bundle], cluster: Cluster, seconds: Seconds) -> dict[Needs, list[list[Bundle]]]:

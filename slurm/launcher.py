@@ -12,7 +12,7 @@ from experiments.data.root import data_root
 from experiments.engine import log
 from experiments.engine.estimate import Throughput
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec
+from experiments.engine.spec import AnySpec, TrainSpec
 from experiments.errors import RunError, UserError
 from slurm import profile, queue
 from slurm.grouping import Needs, bundles, tasks
@@ -89,7 +89,7 @@ def _fetch_data(specs: list[AnySpec], cluster: Cluster) -> None:
     root = data_root()
     if "IVON_DATA" in cluster.environment:
         root = Path(os.path.expandvars(cluster.environment["IVON_DATA"]))
-    for name in sorted({(spec.train if isinstance(spec, EvalSpec) else spec).dataset for spec in specs}):
+    for name in sorted({spec.trainings[0].dataset for spec in specs}):
         info = DATASETS[name]
         info.check(root)
         if info.folder and not (root / info.folder).exists():

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from experiments.data import DATASETS
 from experiments.data.root import data_root
-from experiments.engine.spec import AnySpec, EvalSpec
+from experiments.engine.spec import AnySpec
 
 
 def use_copies(specs: list[AnySpec], scratch: Path) -> None:
     """Copy the data sets of `specs` to `scratch`, unless they are there, and make it the data root."""
-    names = {(spec.train if isinstance(spec, EvalSpec) else spec).dataset for spec in specs}
+    names = {spec.trainings[0].dataset for spec in specs}
     scratch.mkdir(parents=True, exist_ok=True)
     with (scratch / ".lock").open("w") as lock:  # jobs of one node share the copy
         fcntl.flock(lock, fcntl.LOCK_EX)

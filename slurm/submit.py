@@ -53,15 +53,16 @@ def submit(
         )  # first the queue, then the records: a run may end between
         jobs = {run: place.element.job for run, place in known.items() if place.element}
         waiting = sum(spec.id in jobs for spec in specs if not store.is_over(spec))
-        left = bundles(specs, over=store.is_over, jobs=jobs, processes=processes)
-        submitted = []
-        for needs, together in tasks(left, cluster, seconds).items():
-            for begin in range(0, len(together), ARRAY_LIMIT):
-                chunk = together[begin : begin + ARRAY_LIMIT]
-                job = _submit_array(chunk, needs, store, cluster)
-                submitted.append(
-                    Submitted(job, needs, len(chunk), sum(len(b.specs) for t in chunk for b in t))
-                )
+        submitted: list[Submitted] = []
+        for _ in range(2):  # mixtures come after their members
+            left = bundles(specs, over=store.is_over, jobs=jobs, processes=processes)
+            for needs, together in tasks(left, cluster, seconds).items():
+                for begin in range(0, len(together), ARRAY_LIMIT):
+                    chunk = together[begin : begin + ARRAY_LIMIT]
+                    job = _submit_array(chunk, needs, store, cluster)
+                    runs = [spec.id for task in chunk for bundle in task for spec in bundle.specs]
+                    submitted.append(Submitted(job, needs, len(chunk), len(runs)))
+                    jobs |= dict.fromkeys(runs, job)
     return submitted, waiting
 
 

@@ -2,7 +2,7 @@
 records.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -30,9 +30,14 @@ class Artefact:
 
     def specs(self, scale: Scale) -> list[AnySpec]:
         """All runs, each once, a training before the evaluations that need it."""
-        found: dict[str, AnySpec] = {}
-        for spec in self.runs(scale):
-            if spec.requires is not None:
-                found.setdefault(spec.requires.id, spec.requires)
-            found.setdefault(spec.id, spec)
-        return list(found.values())
+        return with_required(self.runs(scale))
+
+
+def with_required(specs: Iterable[AnySpec]) -> list[AnySpec]:
+    """These runs and all that they need, each once and after what it needs."""
+    found: dict[str, AnySpec] = {}
+    for spec in specs:
+        for needed in with_required(spec.requires):
+            found.setdefault(needed.id, needed)
+        found.setdefault(spec.id, spec)
+    return list(found.values())

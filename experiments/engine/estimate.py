@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec
+from experiments.engine.spec import AnySpec, EvalSpec, MixtureSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Throughput:
             for key in (_step_key(spec), _step_key(spec)[:-1]):
                 self._steps[key].append(seconds)
                 self._names[key] = f"{spec['method']['name']} on {machine['device']}"
-        else:
+        elif spec["kind"] == "evaluate":
             key = _pass_key(spec["train"])
             self._passes[key].append(result["seconds"] / result["images"] / max(1, spec["draws"]))
             self._names[key] = machine["device"]
@@ -61,6 +61,8 @@ class Throughput:
 
     def estimate(self, spec: AnySpec) -> Estimate | None:
         """None if nothing comparable has been measured."""
+        if isinstance(spec, MixtureSpec):
+            return Estimate(1.0, "a second for a mean of predictions")
         return self._evaluation(spec) if isinstance(spec, EvalSpec) else self._training(spec)
 
     def _training(self, spec: TrainSpec) -> Estimate | None:

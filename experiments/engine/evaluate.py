@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.data import open_split
 from experiments.data.batches import DeviceImages
 from experiments.data.imagenet.stream import StreamedImages
-from experiments.engine import checkpoint
+from experiments.engine import checkpoint, predictions
 from experiments.engine.distributed import Group
 from experiments.engine.network import Network, build
 from experiments.engine.spec import EvalSpec
@@ -63,8 +63,13 @@ def predict(spec: EvalSpec, network: Network, data: ImageBatches, watch: Watch) 
     return torch.cat(probabilities), torch.cat(labels)
 
 
-def evaluate(spec: EvalSpec, trained: Path, group: Group, watch: Watch) -> dict[str, Any]:
-    """Evaluate the network whose last checkpoint lies in `trained`; returns what the record says."""
+def evaluate(
+    spec: EvalSpec, trained: Path, group: Group, watch: Watch, *, keep: Path | None = None
+) -> dict[str, Any]:
+    """Evaluate the network whose last checkpoint lies in `trained`; returns what the record says.
+
+    The predictions are kept in the folder `keep`.
+    """
     begin = time.monotonic()
     data = open_split(
         spec.train.dataset, spec.train.evaluated_split, device=group.device, holdout=spec.train.holdout
@@ -78,11 +83,25 @@ def evaluate(spec: EvalSpec, trained: Path, group: Group, watch: Watch) -> dict[
     network = build(spec.train, group, train_size=spec.train.train_size)
     network.load_state_dict(saved["network"])
     probabilities, labels = predict(spec, network, data, watch)
+    if keep is not None:
+        predictions.save(keep, probabilities, labels)
+    return {**judge(probabilities, labels), "seconds": time.monotonic() - begin}
+
+
+def evaluate_mixture(members: list[Path]) -> dict[str, Any]:
+    """The mean of the predictive probabilities kept in these folders; returns what the record says."""
+    begin = time.monotonic()
+    found = [predictions.load(folder) for folder in members]
+    probabilities = torch.stack([probs for probs, _ in found]).mean(dim=0)
+    return {**judge(probabilities, found[0][1]), "seconds": time.monotonic() - begin}
+
+
+def judge(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Metrics and reliability diagram of predictive probabilities (N, C) for labels (N,)."""
     metrics = classification_metrics(probabilities, labels)
     return {
         # JSON has no NaN: a metric that is not defined (AUROC without a single error) is null.
         "metrics": {name: None if math.isnan(value) else value for name, value in metrics.items()},
         "reliability": reliability(probabilities, labels),
         "images": len(labels),
-        "seconds": time.monotonic() - begin,
     }

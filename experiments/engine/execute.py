@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from experiments.engine import lock, log
 from experiments.engine.distributed import Group
-from experiments.engine.evaluate import evaluate
+from experiments.engine.evaluate import evaluate, evaluate_mixture
 from experiments.engine.machine import machine_facts, reset_peak_memory
 from experiments.engine.record import Store
 from experiments.engine.revision import SUBMITTED
-from experiments.engine.spec import AnySpec, TrainSpec
+from experiments.engine.spec import AnySpec, MixtureSpec, TrainSpec
 from experiments.engine.train import Diverged, train
 from experiments.engine.watch import Stopped, Watch
 
@@ -90,7 +90,9 @@ def _work(spec: AnySpec, store: Store, group: Group, watch: Watch) -> dict[str, 
         watch = _noting_progress(watch, store.folder(spec))
     if isinstance(spec, TrainSpec):
         return train(spec, store.folder(spec), group, watch)
-    return evaluate(spec, store.folder(spec.train), group, watch)
+    if isinstance(spec, MixtureSpec):
+        return evaluate_mixture([store.folder(member) for member in spec.members])
+    return evaluate(spec, store.folder(spec.train), group, watch, keep=store.folder(spec))
 
 
 def _noting_progress(watch: Watch, folder: Path) -> Watch:

@@ -115,10 +115,10 @@ class Launcher:
 
     def _requirement_met(self, spec: AnySpec) -> bool | None:
         """True: can start; None: what it needs is still to come; False: what it needs has failed."""
-        needed = spec.requires
-        if needed is None or self.store.done(needed):
-            return True
-        return False if needed.id in self.failed or self.store.is_over(needed) else None
+        missing = [needed for needed in spec.requires if not self.store.done(needed)]
+        if any(needed.id in self.failed or self.store.is_over(needed) for needed in missing):
+            return False
+        return None if missing else True
 
     def _next(self) -> AnySpec | None:
         now = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from experiments.engine.spec import AnySpec, TrainSpec
+from experiments.engine.spec import AnySpec, MixtureSpec, TrainSpec
 
 PLAIN_SECONDS = 10.0  # between two plain lines about the same run
 
@@ -33,6 +33,8 @@ def _cost(spec: AnySpec) -> float:
     """Relative work of a run, for the time left: passes over images, a training step counted as three."""
     if isinstance(spec, TrainSpec):
         return 3.0 * spec.epochs * spec.train_size
+    if isinstance(spec, MixtureSpec):
+        return 0.0
     return 0.2 * max(1, spec.draws) * spec.train.train_size
 
 

@@ -7,6 +7,7 @@ result. `protocol` is raised by hand when code changes results.
 
 import hashlib
 import json
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import reduce
 from operator import or_
@@ -114,8 +115,14 @@ class TrainSpec(Spec):
         return "held" if self.holdout else "test"
 
     @property
-    def requires(self) -> None:
-        return None
+    def requires(self) -> tuple["AnySpec", ...]:
+        """The runs that have to be done before."""
+        return ()
+
+    @property
+    def trainings(self) -> tuple["TrainSpec", ...]:
+        """Those that the run is about."""
+        return (self,)
 
     @property
     def label(self) -> str:
@@ -142,15 +149,58 @@ class EvalSpec(Spec):
         return data.train_size - self.train.train_size if self.train.holdout else data.test_size
 
     @property
-    def requires(self) -> TrainSpec:
-        return self.train
+    def requires(self) -> tuple["AnySpec", ...]:
+        return (self.train,)
+
+    @property
+    def trainings(self) -> tuple[TrainSpec, ...]:
+        return (self.train,)
+
+    def with_trainings(self, change: Callable[[TrainSpec], TrainSpec]) -> "EvalSpec":
+        return self.model_copy(update={"train": change(self.train)})
 
     @property
     def label(self) -> str:
         return f"evaluate {self.train.label}" + (f" ({self.draws} draws)" if self.draws else "")
 
 
-AnySpec = TrainSpec | EvalSpec
+class MixtureSpec(Spec):
+    """The mean of what several trained classifiers predict: a deep ensemble, or a mixture of posteriors."""
+
+    experiment: ClassVar[str] = "image_classification"
+
+    kind: Literal["mixture"] = "mixture"
+    protocol: Literal[1] = 1
+    members: Annotated[tuple[EvalSpec, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _of_the_same_images(self) -> "MixtureSpec":
+        found = {(spec.train.dataset, spec.train.holdout) for spec in self.members}
+        if len(found) > 1:
+            raise ValueError(f"members are evaluated on different images: {sorted(found)}")
+        return self
+
+    @property
+    def images(self) -> int:
+        return self.members[0].images
+
+    @property
+    def requires(self) -> tuple["AnySpec", ...]:
+        return self.members
+
+    @property
+    def trainings(self) -> tuple[TrainSpec, ...]:
+        return tuple(member.train for member in self.members)
+
+    def with_trainings(self, change: Callable[[TrainSpec], TrainSpec]) -> "MixtureSpec":
+        return self.model_copy(update={"members": tuple(m.with_trainings(change) for m in self.members)})
+
+    @property
+    def label(self) -> str:
+        return f"mixture of {len(self.members)}: {self.members[0].label}"
+
+
+AnySpec = TrainSpec | EvalSpec | MixtureSpec
 _ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
 
 
@@ -163,50 +213,12 @@ def parse_spec(data: dict[str, Any]) -> AnySpec:
         raise UserError(one_line(error)) from None
 
 
-def changed(spec: TrainSpec, assignments: dict[str, str]) -> TrainSpec:
-    """`spec` with fields replaced, as `--set epochs=3 method.lr=0.1` asks; UserError names field, value,
-    allowed.
-    """
-    data = spec.model_dump(mode="json")
-    for path, text in assignments.items():
-        *parents, field = path.split(".")
-        target: dict[str, Any] = data
-        for name in parents:
-            target = _field_of(target, name, f"--set {path}={text}")
-            if not isinstance(target, dict):
-                raise UserError(f"--set {path}={text}: {name!r} has no fields")
-        _field_of(target, field, f"--set {path}={text}")
-        try:
-            target[field] = json.loads(text)
-        except json.JSONDecodeError:  # not a number, true, false or null: a word
-            target[field] = text
-    parsed = parse_spec(data)
-    assert isinstance(parsed, TrainSpec)
-    return parsed
-
-
-def value_of(spec: TrainSpec, path: str, asked: str) -> str:
-    """A field as one would type it, that of a method being its name; UserError if there is none."""
-    value: Any = spec.model_dump(mode="json")
-    for name in path.split("."):
-        if not isinstance(value, dict):
-            raise UserError(f"{asked}: {name!r} is not a field of {path.rpartition('.')[0]!r}")
-        value = _field_of(value, name, asked)
-    if isinstance(value, dict):
-        value = value["name"]
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _field_of(data: dict[str, Any], name: str, asked: str) -> Any:
-    if name not in data:
-        raise UserError(f"{asked}: no field {name!r}; {nearest(name, list(data))}")
-    return data[name]
-
-
 def one_line(error: ValidationError) -> str:
     """The first complaint of pydantic in one line: field, value, what is allowed."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("train", "evaluate", *METHODS))
+    place = ".".join(
+        str(part) for part in first["loc"] if part not in ("train", "evaluate", "mixture", *METHODS)
+    )
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{place}: no such field"

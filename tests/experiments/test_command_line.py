@@ -13,8 +13,9 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.artefacts import ARTEFACTS
+from experiments.engine.assignments import changed
 from experiments.engine.record import Store
-from experiments.engine.spec import EvalSpec, TrainSpec, changed
+from experiments.engine.spec import EvalSpec, TrainSpec
 
 ROOT = Path(__file__).parents[2]
 # fig1c at `demo`, one seed: two trainings and two evaluations.

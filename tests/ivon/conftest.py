@@ -26,3 +26,14 @@ def given_noise(monkeypatch: pytest.MonkeyPatch) -> GivenNoise:
         monkeypatch.setattr(_noise, "fill", fill)
 
     return give
+
+
+@pytest.fixture
+def cpp_compiler() -> None:
+    """Skips the test where there is none."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        get_cpp_compiler()
+    except Exception:
+        pytest.skip("no C++ compiler")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ivon import IVON, diagnostics
+from ivon import IVON, _findings, diagnostics
 from ivon.diagnostics import diagnose
 
 SETTINGS = {"lr": 0.1, "ess": 100.0, "hess_init": 0.5, "beta2": 0.9, "weight_decay": 0.5}
@@ -228,7 +228,7 @@ def test_pieces_and_samples_of_large_parameters(monkeypatch):
     params = make_params(shapes=((60, 50), (7,)))
     optimizer = trained(params)
     whole = diagnose(optimizer)
-    monkeypatch.setattr(diagnostics, "_CHUNK", 64)
+    monkeypatch.setattr(_findings, "_CHUNK", 64)
     assert_close(diagnose(optimizer), whole, rel=1e-12)
     monkeypatch.setattr(diagnostics, "_SAMPLED", 1_500)
     sampled = diagnose(optimizer)

@@ -69,13 +69,7 @@ def test_lists_of_tensors_as_on_a_gpu(monkeypatch):
     [{}, pytest.param({"clip_radius": 0.3, "hess_approx": "gradsq"}, marks=pytest.mark.slow)],
     ids=str,
 )
-def test_compiled_steps(monkeypatch, options):
-    try:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        get_cpp_compiler()
-    except Exception:
-        pytest.skip("no C++ compiler")
+def test_compiled_steps(monkeypatch, cpp_compiler, options):
     usual = train(**options)
     calls = []
     run = _compiled._run

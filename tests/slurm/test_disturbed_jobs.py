@@ -139,18 +139,34 @@ def test_a_cancelled_job_stays_cancelled_until_it_is_submitted_again(
     assert outcome(store, SPEC) == outcome(undisturbed(SPEC), SPEC)
 
 
-def test_beyond_its_time_limit_a_job_goes_on_by_itself(quiet_cluster, store, submit, wait_until, undisturbed):
-    """The limit of four minutes is announced 150 seconds before; SLURM may do so a minute earlier still."""
-    spec = training(epochs=300)
-    submit([spec], store, time_limit_minutes=4, signal_seconds=150)
-    wait_until(lambda: store.is_over(spec), seconds=350)
-    record = store.load(spec)
-    assert record and record["machine"]["attempts"] >= 2
-    assert outcome(store, spec) == outcome(undisturbed(spec), spec)
+def test_beyond_its_time_limit_a_job_goes_on_by_itself(
+    quiet_cluster, store, submit, wait_until, undisturbed, tmp_path
+):
+    """The limit of three minutes is announced after 90 seconds; SLURM may do so a minute earlier still."""
+    record = undisturbed(SPEC).load(SPEC)
+    assert record
+    spec = training(epochs=round(SPEC.epochs * 120 / record["result"]["seconds"]))
+    at_ease = Store(tmp_path / "at ease")
+    submit([spec], store, time_limit_minutes=3, signal_seconds=90)
+    submit([spec], at_ease)
+    wait_until(lambda: store.is_over(spec) and at_ease.is_over(spec), seconds=380)
+    attempts = [s.load(spec)["machine"]["attempts"] for s in (store, at_ease)]
+    assert attempts[0] >= 2 and attempts[1] == 1
+    assert outcome(store, spec) == outcome(at_ease, spec)
 
 
-@pytest.mark.parametrize("limit", ["ulimit -t 1", "ulimit -v 200000"])  # killed by the kernel; no memory
-def test_a_job_that_dies_at_once_ends_as_failed(limit, quiet_cluster, store, submit, wait_until):
-    submit([SPEC], store, setup=(limit,))
+@pytest.mark.parametrize(
+    ("death", "starts"),
+    [("os.kill(os.getpid(), signal.SIGKILL)", 3), ("os._exit(3)", 1)],  # by a mistake: it would be made again
+    ids=["killed", "by a mistake"],
+)
+def test_a_job_that_dies_at_once_ends_as_failed(
+    death, starts, quiet_cluster, store, submit, wait_until, tmp_path
+):
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import os, signal\nopen({str(tmp_path / 'starts')!r}, 'a').write('x')\n{death}\n"
+    )
+    submit([SPEC], store, environment={"PYTHONPATH": str(tmp_path)})
     wait_until(lambda: state_of(SPEC, store, Whereabouts(store)).startswith("failed"), seconds=100)
+    assert (tmp_path / "starts").read_text() == starts * "x"
     wait_until(lambda: not live_elements())

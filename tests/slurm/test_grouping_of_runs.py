@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines.settings import SGD
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec
+from experiments.engine.artefact import with_required
+from experiments.engine.spec import AnySpec, EvalSpec, MixtureSpec, TrainSpec
 from slurm.grouping import ARRAY_LIMIT, bundles, tasks
 from slurm.profile import Cluster
 
@@ -55,7 +56,7 @@ def test_every_missing_run_is_in_one_job_after_what_it_needs(seeds, over, live, 
                 assert bundle.processes <= needs.processes
                 seen = set(done)
                 for spec in bundle.specs:
-                    assert spec.requires is None or spec.requires.id in seen
+                    assert all(needed.id in seen for needed in spec.requires)
                     seen.add(spec.id)
                     if spec.id in jobs:  # a training that another job has: in reserve, once that job is over
                         assert jobs[spec.id] in needs.after
@@ -94,6 +95,18 @@ def test_what_waits_for_another_job_is_submitted_after_it():
     (bundle,) = left(specs, jobs={specs[0].id: "7_0"})
     assert bundle.specs == tuple(specs)  # the training too, should job 7_0 not end it
     assert bundle.after == {"7_0"}
+
+
+def test_a_mixture_comes_after_the_jobs_of_its_members():
+    members = [EvalSpec(train=training(seed)) for seed in range(2)]
+    mixture = MixtureSpec(members=tuple(members))
+    specs = with_required([mixture])
+    assert [bundle.specs for bundle in left(specs)] == [(m.train, m) for m in members]
+    jobs = {spec.id: f"7_{member.train.seed}" for member in members for spec in (member, member.train)}
+    (bundle,) = left(specs, jobs=jobs)
+    assert bundle.specs[-1] == mixture and bundle.after == {"7_0", "7_1"}
+    (bundle,) = left(specs, over={spec.id for spec in specs[:-1]})
+    assert bundle.specs == (mixture,) and not bundle.after
 
 
 def test_jobs_of_equal_needs_share_an_array_that_slurm_takes():

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from baselines import METHODS
 from baselines.settings import IVON, SGD, AdamW
 from experiments.artefacts import ARTEFACTS
-from experiments.engine.spec import EvalSpec, TrainSpec, changed, nearest, parse_spec
+from experiments.engine.assignments import changed
+from experiments.engine.spec import EvalSpec, TrainSpec, nearest, parse_spec
 from experiments.errors import UserError
 
 BASE = {"dataset": "digits", "model": "resnet20", "method": SGD(lr=0.1)}

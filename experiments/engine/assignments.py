@@ -1,0 +1,47 @@
+"""`FIELD=VALUE` as it is typed: reading and replacing fields of a training's specification."""
+
+import json
+from typing import Any
+
+from experiments.engine.spec import TrainSpec, nearest, parse_spec
+from experiments.errors import UserError
+
+
+def changed(spec: TrainSpec, assignments: dict[str, str]) -> TrainSpec:
+    """`spec` with fields replaced, as `--set epochs=3 method.lr=0.1` asks; UserError names field, value,
+    allowed.
+    """
+    data = spec.model_dump(mode="json")
+    for path, text in assignments.items():
+        *parents, field = path.split(".")
+        target: dict[str, Any] = data
+        for name in parents:
+            target = _field_of(target, name, f"--set {path}={text}")
+            if not isinstance(target, dict):
+                raise UserError(f"--set {path}={text}: {name!r} has no fields")
+        _field_of(target, field, f"--set {path}={text}")
+        try:
+            target[field] = json.loads(text)
+        except json.JSONDecodeError:  # not a number, true, false or null: a word
+            target[field] = text
+    parsed = parse_spec(data)
+    assert isinstance(parsed, TrainSpec)
+    return parsed
+
+
+def value_of(spec: TrainSpec, path: str, asked: str) -> str:
+    """A field as one would type it, that of a method being its name; UserError if there is none."""
+    value: Any = spec.model_dump(mode="json")
+    for name in path.split("."):
+        if not isinstance(value, dict):
+            raise UserError(f"{asked}: {name!r} is not a field of {path.rpartition('.')[0]!r}")
+        value = _field_of(value, name, asked)
+    if isinstance(value, dict):
+        value = value["name"]
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _field_of(data: dict[str, Any], name: str, asked: str) -> Any:
+    if name not in data:
+        raise UserError(f"{asked}: no field {name!r}; {nearest(name, list(data))}")
+    return data[name]
