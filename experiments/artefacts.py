@@ -4,5 +4,9 @@ from experiments.engine.artefact import Artefact
 from experiments.image_classification.figures import FIGURES
 from experiments.image_classification.tables import TABLES
 from experiments.image_classification.tuning import TUNING
+from experiments.in_domain.table2 import TABLE2
+from experiments.ood.artefacts import OOD
 
-ARTEFACTS: dict[str, Artefact] = {artefact.name: artefact for artefact in (*TABLES, *FIGURES, TUNING)}
+ARTEFACTS: dict[str, Artefact] = {
+    artefact.name: artefact for artefact in (*TABLES, TABLE2, *OOD, *FIGURES, TUNING)
+}

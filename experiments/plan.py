@@ -6,10 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.data import DATASETS
+from experiments.data.ood import OOD_SETS
 from experiments.data.root import data_root
 from experiments.engine.estimate import Throughput, checkpoint_bytes, fraction_done, parameters_of
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, TrainSpec
+from experiments.engine.spec import AnySpec, OodSpec, TrainSpec
 from experiments.errors import UserError
 
 Measure = Callable[[TrainSpec], object]
@@ -27,6 +28,8 @@ def plan(specs: list[AnySpec], store: Store, known: list[Store], device: str) ->
     yield from _disk([spec for spec in left if isinstance(spec, TrainSpec)])
     for name in sorted({spec.trainings[0].dataset for spec in specs}):
         yield f"data set {name}: {_data(name, data_root())}"
+    for name in sorted({spec.outside for spec in specs if isinstance(spec, OodSpec)}):
+        yield f"images from elsewhere: {OOD_SETS[name].title}, {OOD_SETS[name].origin}"
 
 
 def _time(left: list[AnySpec], store: Store, throughput: Throughput, device: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data import DATASETS
+from experiments.data.ood import OOD_SETS
 from experiments.data.root import data_root
 from experiments.engine import files
 from experiments.engine.artefact import Artefact, Scale
@@ -17,7 +18,7 @@ from experiments.engine.assignments import changed, value_of
 from experiments.engine.local import Launcher, Options, default_device, default_jobs
 from experiments.engine.progress import display
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, TrainSpec, nearest
+from experiments.engine.spec import AnySpec, OodSpec, TrainSpec, nearest
 from experiments.errors import UserError
 from experiments.executors import executor
 from experiments.status import state_of
@@ -39,8 +40,7 @@ def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     options = _options(args)
     _check_shared(specs, options.processes)
     store = Store(files.writable_folder(args.runs))
-    for name in sorted({dataset_of(spec) for spec in specs}):
-        DATASETS[name].check(data_root())
+    check_data(specs)
     failed = _launch(specs, store, options)
     if failed is None:
         print("stopped; the same command continues where it stopped", file=sys.stderr)
@@ -216,5 +216,9 @@ def show(paths: list[Path]) -> None:
         print(os.path.relpath(path))
 
 
-def dataset_of(spec: AnySpec) -> str:
-    return spec.trainings[0].dataset
+def check_data(specs: list[AnySpec]) -> None:
+    """Whether all data sets are there or can be fetched; UserError if not."""
+    for name in sorted({spec.trainings[0].dataset for spec in specs}):
+        DATASETS[name].check(data_root())
+    for name in sorted({spec.outside for spec in specs if isinstance(spec, OodSpec)}):
+        OOD_SETS[name].check(data_root())

@@ -6,7 +6,7 @@ from experiments.artefacts import ARTEFACTS
 from experiments.engine.artefact import Scale
 from experiments.engine.claims import judge
 from experiments.engine.record import Store
-from experiments.engine.spec import EvalSpec
+from experiments.engine.spec import TrainSpec
 from experiments.image_classification.frames import metrics_frame
 
 
@@ -15,7 +15,7 @@ def verdicts(scale: Scale, store: Store) -> str:
     rows = []
     for artefact in ARTEFACTS.values():
         if artefact.claims and scale in artefact.scales:
-            looks = [spec for spec in artefact.specs(scale) if isinstance(spec, EvalSpec)]
+            looks = [spec for spec in artefact.runs(scale) if not isinstance(spec, TrainSpec)]
             frame = metrics_frame(looks, store)
             rows += [
                 {"artefact": artefact.name, **row} for claim in artefact.claims for row in judge(claim, frame)

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 from experiments.data import DATASETS
+from experiments.data.ood import OOD_SETS
 from experiments.data.root import data_root
 from experiments.engine import log
 from experiments.engine.estimate import Throughput
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, TrainSpec
+from experiments.engine.spec import AnySpec, OodSpec, TrainSpec
 from experiments.errors import RunError, UserError
 from slurm import profile, queue
 from slurm.grouping import Needs, bundles, tasks
@@ -94,6 +95,8 @@ def _fetch_data(specs: list[AnySpec], cluster: Cluster) -> None:
         info.check(root)
         if info.folder and not (root / info.folder).exists():
             info.load(root)
+    for name in sorted({spec.outside for spec in specs if isinstance(spec, OodSpec)}):
+        OOD_SETS[name].check(root)
 
 
 def _live(store: Store) -> dict[str, str]:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, MixtureSpec, TrainSpec
+from experiments.engine.spec import AnySpec, EvalSpec, MixtureSpec, OodSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ class Throughput:
         """None if nothing comparable has been measured."""
         if isinstance(spec, MixtureSpec):
             return Estimate(1.0, "a second for a mean of predictions")
-        return self._evaluation(spec) if isinstance(spec, EvalSpec) else self._training(spec)
+        if isinstance(spec, TrainSpec):
+            return self._training(spec)
+        look = spec.look if isinstance(spec, OodSpec) else spec
+        return self._evaluation(look, spec.images)
 
     def _training(self, spec: TrainSpec) -> Estimate | None:
         exact = _step_key(spec.model_dump(mode="json"))
@@ -77,13 +80,13 @@ class Throughput:
                 return Estimate(step * spec.epochs * spec.steps_per_epoch, words)
         return None
 
-    def _evaluation(self, spec: EvalSpec) -> Estimate | None:
+    def _evaluation(self, spec: EvalSpec, images: int) -> Estimate | None:
         key = _pass_key(spec.train.model_dump(mode="json"))
         if key not in self._passes:
             return None
         one = median(self._passes[key])
         words = f"{1000 * one:.3g} ms an image and draw of {spec.train.model} ({self._names[key]})"
-        return Estimate(one * spec.images * max(1, spec.draws), words)
+        return Estimate(one * images * max(1, spec.draws), words)
 
 
 def _step_key(train: dict[str, Any]) -> tuple[Hashable, ...]:

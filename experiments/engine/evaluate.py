@@ -17,7 +17,7 @@ from experiments.data.imagenet.stream import StreamedImages
 from experiments.engine import checkpoint, predictions
 from experiments.engine.distributed import Group
 from experiments.engine.network import Network, build
-from experiments.engine.spec import EvalSpec
+from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.engine.watch import Stopped, Watch
 from experiments.errors import RunError
 from experiments.metrics.classification import classification_metrics, reliability
@@ -63,6 +63,19 @@ def predict(spec: EvalSpec, network: Network, data: ImageBatches, watch: Watch) 
     return torch.cat(probabilities), torch.cat(labels)
 
 
+def trained_network(spec: TrainSpec, folder: Path, group: Group, watch: Watch) -> Network:
+    """The network of the last checkpoint in `folder`; RunError if that is not a whole training."""
+    saved = checkpoint.load(folder, spec.id, warn=watch.warn)
+    if saved is None or saved["epoch"] < spec.epochs:
+        raise RunError(
+            f"the trained network in {folder} is gone although its record exists; "
+            f"remove {folder}.json to train it again"
+        )
+    network = build(spec, group, train_size=spec.train_size)
+    network.load_state_dict(saved["network"])
+    return network
+
+
 def evaluate(
     spec: EvalSpec, trained: Path, group: Group, watch: Watch, *, keep: Path | None = None
 ) -> dict[str, Any]:
@@ -71,17 +84,9 @@ def evaluate(
     The predictions are kept in the folder `keep`.
     """
     begin = time.monotonic()
-    data = open_split(
-        spec.train.dataset, spec.train.evaluated_split, device=group.device, holdout=spec.train.holdout
-    )
-    saved = checkpoint.load(trained, spec.train.id, warn=watch.warn)
-    if saved is None or saved["epoch"] < spec.train.epochs:
-        raise RunError(
-            f"the trained network in {trained} is gone although its record exists; "
-            f"remove {trained}.json to train it again"
-        )
-    network = build(spec.train, group, train_size=spec.train.train_size)
-    network.load_state_dict(saved["network"])
+    train = spec.train
+    network = trained_network(train, trained, group, watch)
+    data = open_split(train.dataset, train.evaluated_split, device=group.device, holdout=train.holdout)
     probabilities, labels = predict(spec, network, data, watch)
     if keep is not None:
         predictions.save(keep, probabilities, labels)

@@ -13,10 +13,11 @@ from typing import Any, Literal
 from experiments.engine import lock, log
 from experiments.engine.distributed import Group
 from experiments.engine.evaluate import evaluate, evaluate_mixture
+from experiments.engine.evaluate_ood import evaluate_ood
 from experiments.engine.machine import machine_facts, reset_peak_memory
 from experiments.engine.record import Store
 from experiments.engine.revision import SUBMITTED
-from experiments.engine.spec import AnySpec, MixtureSpec, TrainSpec
+from experiments.engine.spec import AnySpec, MixtureSpec, OodSpec, TrainSpec
 from experiments.engine.train import Diverged, train
 from experiments.engine.watch import Stopped, Watch
 
@@ -92,6 +93,9 @@ def _work(spec: AnySpec, store: Store, group: Group, watch: Watch) -> dict[str, 
         return train(spec, store.folder(spec), group, watch)
     if isinstance(spec, MixtureSpec):
         return evaluate_mixture([store.folder(member) for member in spec.members])
+    if isinstance(spec, OodSpec):
+        look = spec.look
+        return evaluate_ood(spec, store.folder(look.train), store.folder(look), group, watch)
     return evaluate(spec, store.folder(spec.train), group, watch, keep=store.folder(spec))
 
 

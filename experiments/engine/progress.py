@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from experiments.engine.spec import AnySpec, MixtureSpec, TrainSpec
+from experiments.engine.spec import AnySpec, MixtureSpec, OodSpec, TrainSpec
 
 PLAIN_SECONDS = 10.0  # between two plain lines about the same run
 
@@ -35,7 +35,8 @@ def _cost(spec: AnySpec) -> float:
         return 3.0 * spec.epochs * spec.train_size
     if isinstance(spec, MixtureSpec):
         return 0.0
-    return 0.2 * max(1, spec.draws) * spec.train.train_size
+    look = spec.look if isinstance(spec, OodSpec) else spec
+    return 0.2 * max(1, look.draws) * spec.images
 
 
 def _describe(news: dict[str, Any]) -> str:

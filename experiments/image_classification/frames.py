@@ -1,5 +1,6 @@
 """From records to the data frames that tables and figures are drawn from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pandas as pd
 from experiments.data import DATASETS
 from experiments.engine.artefact import Scale
 from experiments.engine.record import Store
-from experiments.engine.spec import EvalSpec, TrainSpec
+from experiments.engine.spec import EvalSpec, MixtureSpec, TrainSpec
 from experiments.errors import RunError
 from experiments.image_classification.grid import EPOCHS
 from experiments.image_classification.methods import LABELS
@@ -16,10 +17,17 @@ from experiments.models import MODELS
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper"
 
 
-def method_label(spec: EvalSpec) -> str:
+Look = EvalSpec | MixtureSpec
+
+MIXTURES = {"sgd": "Deep ensemble", "ivon": "Multi-IVON"}
+
+
+def method_label(spec: Look) -> str:
     """The row of a table: `IVON@mean` is IVON's point estimate."""
-    label = LABELS[spec.train.method.name]
-    return label + "@mean" if label == "IVON" and not spec.draws else label
+    name = spec.trainings[0].method.name
+    if isinstance(spec, MixtureSpec):
+        return MIXTURES[name]
+    return LABELS[name] + ("@mean" if name == "ivon" and not spec.draws else "")
 
 
 def _pair(spec: TrainSpec) -> dict[str, str]:
@@ -27,13 +35,13 @@ def _pair(spec: TrainSpec) -> dict[str, str]:
     return {"dataset": DATASETS[spec.dataset].title, "model": model}
 
 
-def metrics_frame(specs: list[EvalSpec], store: Store) -> pd.DataFrame:
+def metrics_frame(specs: Sequence[Look], store: Store) -> pd.DataFrame:
     """dataset, model, method, seed, metric, value: a row a number. Runs without a record have no rows."""
     rows = [
         {
-            **_pair(spec.train),
+            **_pair(spec.trainings[0]),
             "method": method_label(spec),
-            "seed": spec.train.seed,
+            "seed": spec.trainings[0].seed,
             "metric": name,
             "value": value,
         }
@@ -99,12 +107,13 @@ def by_split(history: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([train.assign(split="train"), test.assign(split="test")], ignore_index=True)
 
 
-def pairs_of(specs: list[EvalSpec]) -> list[tuple[str, str]]:
+def pairs_of(specs: Sequence[Look]) -> list[tuple[str, str]]:
     """Data set and network of the table's blocks, as shown, in their order."""
-    return list(dict.fromkeys((_pair(spec.train)["dataset"], _pair(spec.train)["model"]) for spec in specs))
+    pairs = [_pair(spec.trainings[0]) for spec in specs]
+    return list(dict.fromkeys((pair["dataset"], pair["model"]) for pair in pairs))
 
 
-def methods_of(specs: list[EvalSpec]) -> list[str]:
+def methods_of(specs: Sequence[Look]) -> list[str]:
     return list(dict.fromkeys(method_label(spec) for spec in specs))
 
 
@@ -115,10 +124,9 @@ def published(name: str) -> pd.DataFrame:
     return pd.read_csv(PUBLISHED / f"{name}.csv")
 
 
-def caption(what: str, scale: Scale, specs: list[EvalSpec] | list[TrainSpec], store: Store) -> str:
+def caption(what: str, scale: Scale, specs: Sequence[TrainSpec | Look], store: Store) -> str:
     """What is shown, at which scale it was measured, on what, and how many of the runs are there."""
-    trainings = [spec if isinstance(spec, TrainSpec) else spec.train for spec in specs]
-    seeds = len({spec.seed for spec in trainings})
+    seeds = len({spec.trainings[0].seed for spec in specs})
     if scale == "paper":
         protocol = f"the paper's protocol, {seeds} seeds"
     else:

@@ -9,7 +9,7 @@ and examples: `ess` is the number of examples, hess_init gives the posterior the
 
 from itertools import product
 
-from baselines.settings import IVON, Settings
+from baselines.settings import IVON, SWAG, Settings
 from experiments.engine.artefact import Scale
 from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.image_classification.methods import TEST_DRAWS, paper_method
@@ -20,7 +20,15 @@ EPOCHS: dict[Scale, int] = {"demo": 20, "small": 5, "paper": 200}
 PAPER_STEPS = 200_000  # of a CIFAR run: 200 epochs of 1000 steps
 PAPER_SIZE = 50_000  # training images of CIFAR
 DEMO_WIDTHS = {"resnet20": 8, "resnet18": 16}
-DEMO_LR = {"sgd": 0.1, "adamw": 0.018, "adahessian": 0.45, "ivon": 0.2}  # chosen by `tuning`
+DEMO_LR = {  # chosen by `tuning`
+    "sgd": 0.1,
+    "adamw": 0.018,
+    "adahessian": 0.45,
+    "ivon": 0.2,
+    "bbb": 0.006,
+    "mc_dropout": 0.2,
+    "swag": 0.15,
+}
 
 TABLE1_METHODS = ("adamw", "sgd", "ivon")
 GRID_METHODS = ("adamw", "adahessian", "sgd", "ivon")
@@ -62,6 +70,8 @@ def training(dataset: str, model: str, method: str, seed: int, scale: Scale) -> 
             precision="bf16",
         )
     spec = TrainSpec(dataset=dataset, model=model, method=settings, seed=seed)
+    if isinstance(settings, SWAG):
+        spec = spec.model_copy(update={"cosine_epochs": spec.epochs - swag_epochs(settings, spec.epochs)})
     return spec if scale == "paper" else shrink(spec, scale)
 
 
@@ -81,9 +91,12 @@ def shrink(spec: TrainSpec, scale: Scale) -> TrainSpec:
         beta2 = round(1 - (1 - method.beta2) * paper_steps / (epochs * spec.steps_per_epoch), 10)
         method = method.model_copy(update={"beta2": beta2})
     warmup_epochs = max(1, round(spec.warmup_epochs * epochs / spec.epochs))
+    cosine_epochs = epochs - (swag_epochs(method, epochs) if isinstance(method, SWAG) else 0)
     if scale == "small":
         # Over so few epochs a cosine as long as all of them would end at a third of the peak.
-        changes["cosine_epochs"] = epochs - warmup_epochs
+        changes["cosine_epochs"] = cosine_epochs - warmup_epochs
+    elif cosine_epochs < epochs:
+        changes["cosine_epochs"] = cosine_epochs
     changes |= {
         "method": method,
         "epochs": epochs,
@@ -93,12 +106,17 @@ def shrink(spec: TrainSpec, scale: Scale) -> TrainSpec:
     return TrainSpec.model_validate({**dict(spec), **changes})
 
 
+def swag_epochs(settings: SWAG, epochs: int) -> int:
+    """Those at the end in which SWAG collects iterates."""
+    return max(1, round(settings.swag_part * epochs))
+
+
 def evaluations(train: TrainSpec) -> list[EvalSpec]:
-    """The looks that the tables take at one trained network: its point estimate, and IVON's posterior."""
-    looks = [EvalSpec(train=train)]
+    """The looks that the tables take at one trained network: what it predicts with, and IVON's mean too."""
+    draws = TEST_DRAWS.get(train.method.name, 0)
     if isinstance(train.method, IVON):
-        looks.append(EvalSpec(train=train, draws=TEST_DRAWS))
-    return looks
+        return [EvalSpec(train=train), EvalSpec(train=train, draws=draws)]
+    return [EvalSpec(train=train, draws=draws)]
 
 
 def cells(

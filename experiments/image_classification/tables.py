@@ -2,7 +2,7 @@
 and SGD.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from experiments.engine.claims import Claim
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec
 from experiments.image_classification.frames import (
+    Look,
     caption,
     measured,
     methods_of,
@@ -46,26 +47,30 @@ def _grid(dataset: str, scale: Scale) -> list[EvalSpec]:
     return cells(grid_pairs(dataset, scale), GRID_METHODS, GRID_SEEDS[scale], scale)
 
 
-def _table(name: str, title: str, runs: Callable[[Scale], list[EvalSpec]]) -> Artefact:
+def table(
+    name: str, title: str, runs: Callable[[Scale], Sequence[Look]], claims: tuple[Claim, ...] = BETTER
+) -> Artefact:
+    """A table of metrics beside the paper's, and the same as a figure."""
+
     def render(scale: Scale, store: Store, folder: Path) -> list[Path]:
         specs = runs(scale)
         ours, paper = measured(metrics_frame(specs, store), name, scale), published(name)
         metrics = {key: METRICS[key] for key in COLUMNS}
         words = caption(title, scale, specs, store)
-        table = tables.make_table(ours, paper, metrics, pairs=pairs_of(specs), methods=methods_of(specs))
+        rows = tables.make_table(ours, paper, metrics, pairs=pairs_of(specs), methods=methods_of(specs))
         return [
-            *tables.write_table(folder / name, table, words),
+            *tables.write_table(folder / name, rows, words),
             *table_figure.draw(ours, paper, metrics, folder / f"{name}_figure", words),
         ]
 
     return Artefact(
-        name=name, title=title, runs=lambda scale: list(runs(scale)), render=render, claims=BETTER
+        name=name, title=title, runs=lambda scale: list(runs(scale)), render=render, claims=claims
     )
 
 
 TABLES = (
-    _table("table1", "Table 1: IVON against AdamW and SGD.", _table1),
-    _table("table8", "Table 8: optimizers on CIFAR-10.", partial(_grid, "cifar10")),
-    _table("table9", "Table 9: optimizers on CIFAR-100.", partial(_grid, "cifar100")),
-    _table("table10", "Table 10: optimizers on TinyImageNet.", partial(_grid, "tinyimagenet")),
+    table("table1", "Table 1: IVON against AdamW and SGD.", _table1),
+    table("table8", "Table 8: optimizers on CIFAR-10.", partial(_grid, "cifar10")),
+    table("table9", "Table 9: optimizers on CIFAR-100.", partial(_grid, "cifar100")),
+    table("table10", "Table 10: optimizers on TinyImageNet.", partial(_grid, "tinyimagenet")),
 )

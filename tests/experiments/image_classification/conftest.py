@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, TrainSpec
+from experiments.engine.spec import AnySpec, OodSpec, TrainSpec
+from experiments.metrics.ood import OOD_METRICS
 
 MACHINE = {"device": "a made-up machine"}
 METRICS = ("top1_acc", "top5_acc", "nll", "ece", "brier", "auroc")
@@ -28,6 +29,10 @@ def _result(spec: AnySpec) -> dict:
             "train_size": spec.train_size,
             "parameters": 1,
         }
+    if isinstance(spec, OodSpec):
+        sides = {side: [int(100 * draw()) for _ in range(50)] for side in ("inside", "outside")}
+        metrics = {name: 100 * draw() for name in OOD_METRICS}
+        return {"metrics": metrics, "entropy": sides, "images": 720, "seconds": 1.0}
     bins = range(20)
     return {
         "metrics": {name: draw() for name in METRICS},

@@ -1,0 +1,41 @@
+"""What a run is: frozen, validated data. Its `id` is a hash of its canonical JSON, and decides what is the
+same run.
+
+Device, number of processes, `--jobs` and launcher are not part of a specification and do not change its
+result. `protocol` is raised by hand when code changes results.
+"""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from experiments.engine.spec.base import Spec, nearest, one_line
+from experiments.engine.spec.looks import EvalSpec, MixtureSpec, OodSpec
+from experiments.engine.spec.training import MethodSettings, TrainSpec
+from experiments.errors import UserError
+
+__all__ = [
+    "AnySpec",
+    "EvalSpec",
+    "MethodSettings",
+    "MixtureSpec",
+    "OodSpec",
+    "Spec",
+    "TrainSpec",
+    "nearest",
+    "one_line",
+    "parse_spec",
+]
+
+AnySpec = TrainSpec | EvalSpec | MixtureSpec | OodSpec
+_ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
+
+
+def parse_spec(data: dict[str, Any]) -> AnySpec:
+    """The specification that `model_dump` turned into `data`; UserError in one line otherwise."""
+    try:
+        # JSON, because strict validation accepts from JSON what JSON cannot say more exactly.
+        return _ADAPTER.validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None

@@ -1,0 +1,83 @@
+"""Table 3 and Figure 3: scores and predictive entropies, in-domain against out-of-distribution."""
+
+import math
+from pathlib import Path
+
+from experiments.data import DATASETS
+from experiments.data.ood import ood_sets_against
+from experiments.engine.artefact import Artefact, Scale
+from experiments.engine.record import Store
+from experiments.engine.spec import OodSpec
+from experiments.image_classification.frames import caption, measured, published
+from experiments.image_classification.grid import SEEDS
+from experiments.image_classification.methods import LABELS
+from experiments.in_domain.table2 import predictor
+from experiments.metrics.ood import OOD_METRICS
+from experiments.ood.frames import block_of, entropy_frame, metrics_frame
+from plots import entropy_ridges, table_figure, tables
+
+METHODS = ("sgd", "bbb", "mc_dropout", "swag", "ivon")
+DATASET: dict[Scale, str] = {"demo": "digits", "small": "cifar10", "paper": "cifar10"}
+
+
+def _runs(scale: Scale) -> list[OodSpec]:
+    return [
+        OodSpec(look=predictor(method, seed, scale), outside=outside.name)
+        for outside in ood_sets_against(DATASET[scale])
+        for method in METHODS
+        for seed in SEEDS[scale]
+    ]
+
+
+def _words(scale: Scale) -> str:
+    """Which images come from elsewhere."""
+    sets = ood_sets_against(DATASET[scale])
+    return "; ".join(f"{outside.title}: {outside.origin}" for outside in sets)
+
+
+def _table3(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _runs(scale)
+    ours, paper = measured(metrics_frame(specs, store), "table3", scale), published("table3")
+    pairs = list(dict.fromkeys((block_of(s)["dataset"], block_of(s)["model"]) for s in specs))
+    rows = tables.make_table(ours, paper, OOD_METRICS, pairs=pairs, methods=[LABELS[m] for m in METHODS])
+    words = caption(
+        f"Table 3: out-of-distribution detection by confidence; {_words(scale)}. FPR95 is the false positive "
+        "rate at a true positive rate of 95 %; the code released with the paper averages it over a part of "
+        "the ROC curve instead, which is shown beside it.",
+        scale,
+        specs,
+        store,
+    )
+    return [
+        *tables.write_table(folder / "table3", rows, words),
+        *table_figure.draw(ours, paper, OOD_METRICS, folder / "table3_figure", words),
+    ]
+
+
+def _fig3(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _runs(scale)
+    frame = measured(entropy_frame(specs, store), "fig3ab", scale)
+    words = caption(
+        f"Figure 3: predictive entropy of test images and of images from elsewhere; {_words(scale)}.",
+        scale,
+        specs,
+        store,
+    )
+    most = math.log(DATASETS[DATASET[scale]].num_classes)
+    return entropy_ridges.draw(frame, folder / "fig3ab", words, most_nats=most)
+
+
+OOD = (
+    Artefact(
+        name="table3",
+        title="Table 3: out-of-distribution detection.",
+        runs=lambda scale: list(_runs(scale)),
+        render=_table3,
+    ),
+    Artefact(
+        name="fig3ab",
+        title="Figures 3a, 3b: predictive entropy in and out of domain.",
+        runs=lambda scale: list(_runs(scale)),
+        render=_fig3,
+    ),
+)

@@ -1,0 +1,87 @@
+"""Corrupted test sets, ready for batches: the published arrays if they are there, else our own."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.data import DATASETS, open_split
+from experiments.data.corruptions import (
+    CORRUPTIONS,
+    SEVERITIES,
+    archive,
+    corrupt,
+    corrupted_source,
+    open_corrupted,
+)
+from experiments.data.readers.cifar import CIFAR10, load
+from experiments.errors import UserError
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A folder in the layout of the archive, with 3 images per severity."""
+    monkeypatch.setattr(archive, "PER_SEVERITY", 3)
+    monkeypatch.setattr(archive, "SHAPE", (15, 32, 32, 3))
+    folder = tmp_path / "CIFAR-10-C"
+    folder.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (15, 32, 32, 3), dtype=np.uint8)
+    np.save(folder / "fog.npy", images)
+    np.save(folder / "labels.npy", np.tile(np.array([7, 0, 9], dtype=np.uint8), 5))
+    return images
+
+
+def test_published_images_are_preferred(published, tmp_path):
+    assert corrupted_source("cifar10", tmp_path) == "published"
+    assert corrupted_source("digits", tmp_path) == "made"
+    data = open_corrupted("cifar10", "fog", 2, device="cpu", root=tmp_path)
+    ((images, labels),) = data.batches(10)
+    assert labels.tolist() == [7, 0, 9]
+    info = DATASETS["cifar10"]
+    pixels = images.permute(0, 2, 3, 1) * torch.tensor(info.std) + torch.tensor(info.mean)
+    assert (255 * pixels).numpy() == pytest.approx(published[3:6], abs=1e-3)  # float32 near 255
+
+
+def test_incomplete_or_foreign_arrays_are_explained(published, tmp_path):
+    with pytest.raises(UserError, match=r"snow\.npy .*zenodo\.org.* or move it away") as caught:
+        open_corrupted("cifar10", "snow", 2, device="cpu", root=tmp_path)
+    assert "\n" not in str(caught.value)
+    np.save(tmp_path / "CIFAR-10-C" / "snow.npy", published[:10])
+    with pytest.raises(UserError, match=r"must hold uint8 \(15, 32, 32, 3\), found uint8 \(10,"):
+        open_corrupted("cifar10", "snow", 2, device="cpu", root=tmp_path)
+    np.save(tmp_path / "CIFAR-10-C" / "snow.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot read"):
+        open_corrupted("cifar10", "snow", 2, device="cpu", root=tmp_path)
+
+
+def test_digits_are_made_from_the_test_images_in_their_order(tmp_path):
+    clean = open_split("digits", "test", device="cpu")
+    faint = open_corrupted("digits", "contrast", 1, device="cpu", root=tmp_path)
+    assert torch.equal(faint.labels, clean.labels)
+    for (images, _), (fainter, _) in zip(clean.batches(200), faint.batches(200), strict=True):
+        middle = images.mean(dim=(2, 3), keepdim=True)
+        # Two cut-off fractions of a level, in units of the digits' standard deviation of 96 levels.
+        assert fainter.numpy() == pytest.approx((middle + 0.75 * (images - middle)).numpy(), abs=2 / 96)
+
+
+def test_importing_it_needs_neither_torch_nor_numpy():
+    code = "import sys, experiments.data.corruptions; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow  # reads gigabytes
+@pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name != "frost"])
+def test_ours_change_as_much_as_the_published(name, data_root):
+    """The distance from the clean images, by severity. Not for frost, whose photographs we do not have."""
+    root = data_root("CIFAR-10-C", "cifar-10-batches-py")
+    clean = load(root, CIFAR10).test_images[:2000]
+    for severity in SEVERITIES:
+        theirs, _ = archive.read_published(root / "CIFAR-10-C", name, severity)
+        distances = [
+            np.abs(images.astype(float) - clean).mean()
+            for images in (corrupt(clean, name, severity), theirs[: len(clean)])
+        ]
+        # Draws for 2,000 images agree to a percent or two; libraries for JPEG and blurs differ a little.
+        assert distances[0] == pytest.approx(distances[1], rel=0.1)

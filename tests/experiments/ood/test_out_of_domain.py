@@ -1,0 +1,58 @@
+"""Looks at images from elsewhere: what they rest on and what they find."""
+
+import math
+
+import pytest
+
+from experiments.artefacts import ARTEFACTS
+from experiments.engine import predictions
+from experiments.engine.artefact import with_required
+from experiments.engine.distributed import single
+from experiments.engine.execute import execute
+from experiments.engine.record import Store
+from experiments.engine.spec import EvalSpec, OodSpec, parse_spec
+from experiments.engine.watch import Watch
+from experiments.errors import UserError
+from experiments.metrics.ood import confidence, predictive_entropy
+
+
+@pytest.fixture
+def look():
+    spec = next(spec for spec in ARTEFACTS["table3"].runs("demo") if spec.look.train.method.name == "ivon")
+    changes = {"epochs": 4, "warmup_epochs": 1, "width": 4, "curve_every": 4}
+    train = spec.look.train.model_copy(update=changes)
+    return EvalSpec(train=train, draws=2)
+
+
+def test_a_network_that_knows_digits_is_less_sure_of_photographs(look, tmp_path):
+    import torch
+
+    store, spec = Store(tmp_path), OodSpec(look=look, outside="photos")
+    for run in with_required([spec]):
+        assert execute(run, store, single(torch.device("cpu")), Watch()).end == "done"
+    record = store.done(spec)
+    assert record
+    result = record["result"]
+    assert 50 < result["metrics"]["auroc"] <= 100  # 50 is the score of tossing coins
+    inside, _ = predictions.load(store.folder(look))
+    counts = result["entropy"]["inside"]
+    assert sum(counts) == len(inside) and sum(result["entropy"]["outside"]) == result["images"]
+    middle = sum(predictive_entropy(inside.numpy()) < math.log(10) / 2)
+    assert sum(counts[: len(counts) // 2]) == middle
+    assert confidence(inside.numpy()).min() >= 0.1
+
+
+def test_what_a_network_cannot_see_is_refused(look):
+    data = {"kind": "ood", "protocol": 1, "look": look.model_dump(mode="json")}
+    with pytest.raises(UserError, match=r"'svhn' is scored against cifar10 or cifar100, not 'digits'"):
+        parse_spec({**data, "outside": "svhn"})
+    with pytest.raises(UserError, match="unknown; did you mean 'photos'"):
+        parse_spec({**data, "outside": "photo"})
+
+
+def test_table_and_figure_are_the_same_runs_as_table2s():
+    table2 = {spec.id for spec in ARTEFACTS["table2"].specs("paper")}
+    for name in ("table3", "fig3ab"):
+        specs = ARTEFACTS[name].specs("paper")
+        assert {spec.id for spec in specs if not isinstance(spec, OodSpec)} <= table2
+        assert sum(isinstance(spec, OodSpec) for spec in specs) == 2 * 5 * 5  # sets, methods, seeds
