@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from experiments.data import DATASETS
-from experiments.data.ood import open_ood
+from experiments.data.ood import open_ood, stand_in
 from experiments.engine import predictions
 from experiments.engine.distributed import Group
 from experiments.engine.evaluate import predict, trained_network
@@ -31,6 +31,7 @@ def evaluate_ood(spec: OodSpec, trained: Path, inside: Path, group: Group, watch
         "metrics": ood_metrics(confidence(known), confidence(outside)),
         "entropy": {"inside": _histogram(known, classes), "outside": _histogram(outside, classes)},
         "images": len(outside),
+        "stand_in": stand_in(spec.outside),  # what part of the set it is, if not the whole
         "seconds": time.monotonic() - begin,
     }
 

@@ -22,6 +22,10 @@ from experiments.engine.schedule import lr_factor
 from experiments.engine.spec import TrainSpec
 from experiments.engine.watch import Stopped, Watch
 
+# What a kill costs is an epoch at most, and at most `Watch.checkpoint_seconds` of a long one. After an epoch
+# shorter than this it is not worth a file.
+EPOCH_CHECKPOINT_SECONDS = 5.0
+
 
 class Diverged(Exception):
     """The loss stopped being finite: the run ends here, whoever runs it."""
@@ -169,6 +173,10 @@ def train(spec: TrainSpec, folder: Path, group: Group, watch: Watch) -> dict[str
             if group.agree(clock.checkpoint_due(watch.checkpoint_seconds)):
                 save()
         training.end_epoch()
+        if training.epoch < spec.epochs and group.agree(
+            clock.checkpoint_due(min(watch.checkpoint_seconds, EPOCH_CHECKPOINT_SECONDS))
+        ):
+            save()
     save()
     return {
         "history": training.history,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments.__main__ import main
 from experiments.errors import UserError
 from slurm import profile
 from slurm.profile import Cluster, load
@@ -74,3 +75,20 @@ def test_an_unknown_one_is_told_apart(name, words, monkeypatch):
         load(name)
     for word in words:
         assert word in str(error.value)
+
+
+def test_without_slurm_there_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for command in (["run", "--wait"], ["plan"], ["cancel"]):
+        options = [] if command[0] == "cancel" else ["--executor", "slurm", "--cluster", "example"]
+        assert main([command[0], "fig1c", *command[1:], *options, "--runs", str(tmp_path / "runs")]) == 2
+        assert capsys.readouterr().err == (
+            "error: no sbatch on this machine: run this on the cluster's login node, "
+            "or with --executor local\n"
+        )
+
+
+@pytest.mark.parametrize("option", [["--cluster", "example"], ["--wait"]])
+def test_options_of_a_cluster_want_one(option, tmp_path, capsys):
+    assert main(["run", "fig1c", *option, "--runs", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {option[0]}: only with --executor slurm\n"

@@ -55,15 +55,15 @@ def _missing(folder: Path, archive: Archive) -> str:
 def _download_into_place(folder: Path, archive: Archive) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{archive.folder}-") as aside:
         file = Path(aside) / archive.url.rsplit("/", 1)[-1]
-        _download(archive, file)
-        _unpack(file, Path(aside) / "unpacked")
+        download(archive, file)
+        unpack(file, Path(aside) / "unpacked")
         unpacked = Path(aside) / "unpacked" / archive.folder
         if not unpacked.is_dir():
             raise RunError(f"{archive.url} does not hold the folder {archive.folder}")
         unpacked.replace(folder)
 
 
-def _download(archive: Archive, file: Path) -> None:
+def download(archive: Archive, file: Path) -> None:
     print(f"downloading {archive.url}", file=sys.stderr, flush=True)
     digest = hashlib.md5(usedforsecurity=False)
     with urlopen(archive.url, timeout=TIMEOUT_SECONDS) as source, file.open("wb") as target:
@@ -76,7 +76,7 @@ def _download(archive: Archive, file: Path) -> None:
         )
 
 
-def _unpack(file: Path, target: Path) -> None:
+def unpack(file: Path, target: Path) -> None:
     """Unpack without letting a member write outside `target`."""
     try:
         if file.suffix == ".zip":

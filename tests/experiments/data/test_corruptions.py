@@ -9,6 +9,7 @@ from scipy import ndimage
 from experiments.data import corruptions
 from experiments.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from experiments.data.corruptions.blur import GLASS, MOTION
+from experiments.data.corruptions.digital import _affine_places
 from experiments.data.corruptions.geometry import looked_up, motion_blurred, zoom_matrix
 from experiments.data.corruptions.noise import GAUSSIAN_STD, IMPULSE_SHARE, PHOTONS_AT_WHITE
 from experiments.data.corruptions.textures import clouds, ice
@@ -130,6 +131,13 @@ def test_zoom_blur_is_the_mean_of_enlarged_images(pieces):
     assert np.array_equal(zoom_matrix(32, 1.0), np.eye(32))
 
 
+def test_zooming_keeps_the_centre(pieces):
+    image = pieces[0, :, :, 0].astype(np.float64)
+    matrix = zoom_matrix(32, 2.25)
+    enlarged = ndimage.zoom(image[8:23, 8:23], 2.25, order=1)  # 15 pixels become 34
+    assert matrix @ image @ matrix.T == pytest.approx(enlarged[1:33, 1:33], abs=1e-4)  # float32 near 255
+
+
 def test_motion_blur_sums_along_the_ray(pieces):
     radius, sigma = MOTION[4]
     image, angle = pieces[3].astype(np.float64), 30.0
@@ -222,12 +230,63 @@ def test_clouds_span_the_range_and_smoothness_is_heard():
     assert clouds(2, 20, 2, rng).shape == (2, 20, 20), "sides that are no power of two"
 
 
+def test_points_of_clouds_lie_between_their_neighbours():
+    """With a decay so strong, only the first round of squares and diamonds jitters."""
+    (heights,) = clouds(1, 16, 1e9, np.random.default_rng(0))
+    for step in (8, 4, 2):
+        half = step // 2
+        for row in range(0, 16, step):
+            for column in range(0, 16, step):
+                around = heights[np.ix_([row, (row + step) % 16], [column, (column + step) % 16])]
+                assert heights[row + half, column + half] == pytest.approx(around.mean())
+                for place in ((row, column + half), (row + half, column)):
+                    neighbours = [np.roll(heights, by, axis=a)[place] for a in (0, 1) for by in (half, -half)]
+                    assert heights[place] == pytest.approx(np.mean(neighbours))
+
+
 def test_ice_is_the_same_for_every_seed_and_worth_its_name():
     textures = ice()
     assert textures is ice()
     assert textures.min() >= 0 and textures.max() <= 1
     assert 0.4 < textures.mean() < 0.6
     assert (textures[..., 2] >= textures[..., 0]).all(), "bluish"
+
+
+def test_affine_map_sends_the_three_points_where_they_were_moved():
+    class Shift:
+        def uniform(self, low, high, shape):
+            assert (low, high, shape) == (-3, 3, (1, 3, 2))
+            return np.broadcast_to([2.0, -1.0], shape)  # all three to the right and up
+
+    rows, columns = _affine_places(1, 32, 3, Shift())
+    y, x = np.mgrid[:32, :32]
+    assert rows[0] == pytest.approx(y + 1, abs=1e-9)
+    assert columns[0] == pytest.approx(x - 2, abs=1e-9)
+
+
+def test_pixelated_images_have_boxes_of_means():
+    stripes = grey(0)
+    stripes[:, :, ::2] = 255
+    boxes = corrupt(stripes, "pixelate", 5)[0, 0, :, 0].astype(int)
+    assert np.count_nonzero(np.diff(boxes)) < 20, "32 pixels became int(0.65 * 32) = 20"
+    assert set(boxes) - {0, 255}, "means, not every second pixel"
+
+
+def test_every_corruption_severity_and_chunk_has_draws_of_its_own(monkeypatch, tmp_path):
+    seeds = []
+
+    def recorded(entropy):
+        seeds.append(tuple(entropy))
+        return real(entropy)
+
+    real = np.random.default_rng
+    images = digits.load(tmp_path).test_images[:16]
+    ice()  # draws once, from a seed that stays
+    monkeypatch.setattr(np.random, "default_rng", recorded)
+    for name in CORRUPTIONS:
+        for severity in SEVERITIES:
+            corrupt(images, name, severity)
+    assert len(seeds) == len(set(seeds)) == 15 * 5 * 2
 
 
 def test_contrast_keeps_the_mean():

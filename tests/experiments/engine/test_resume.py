@@ -127,3 +127,17 @@ def test_divergence_in_the_very_last_step_is_noticed(tiny, cpu, folders):
     with pytest.raises(Diverged) as caught:
         train(spec, folders("run"), cpu, Watch())
     assert (caught.value.epoch, caught.value.step) == (0, 1)
+
+
+def test_a_kill_costs_an_epoch_at_most(tiny, cpu, tmp_path, monkeypatch):
+    """Long before a checkpoint is due by time."""
+    monkeypatch.setattr("experiments.engine.train.EPOCH_CHECKPOINT_SECONDS", 0.0)
+    epochs = []
+
+    def look(_news) -> None:
+        saved = checkpoint.load(tmp_path, spec.id, warn=print)
+        epochs.append(saved["epoch"] if saved else 0)
+
+    spec = tiny(epochs=3)
+    train(spec, tmp_path, cpu, Watch(progress=look, progress_seconds=0.0, checkpoint_seconds=3600.0))
+    assert epochs == [0, 0, 1, 1, 2, 2]  # two steps an epoch
