@@ -204,7 +204,7 @@ def _render(args: argparse.Namespace) -> int:
     else:
         store, root = Store(RESULTS / "reference"), RESULTS / "artefacts"
     if args.artefact == "all":
-        jobs = [(a, s) for a in ARTEFACTS.values() for s in a.scales if _any_done(a.specs(s), store)]
+        jobs = [(a, s) for a in ARTEFACTS.values() for s in a.scales if _any_done(a.runs(s), store)]
     else:
         jobs = [_artefact(args)]
     for artefact, scale in jobs:
