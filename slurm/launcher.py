@@ -5,6 +5,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from experiments.data import DATASETS
@@ -39,17 +40,16 @@ def check(cluster: str | None, jobs: int | None, processes: int | None) -> Clust
 def run(
     specs: list[AnySpec], store: Store, cluster: Cluster, processes: int | None, known: list[Store]
 ) -> list[str]:
-    """Submit what is missing; What was done, in lines for the user. `known` stores tell of times."""
+    """Submit what is missing; what was done, in lines for the user. `known` stores tell of times."""
     _fetch_data(specs, cluster)
     throughput = Throughput(known, cluster.device)
     submitted, waiting = submit(specs, store, cluster, _processes(cluster, processes), throughput.seconds)
     lines = [f"{waiting} runs were queued or running already"] if waiting else []
-    for array in submitted:
-        jobs = f"{array.jobs} jobs" if array.jobs > 1 else "1 job"
-        lines.append(
-            f"submitted {array.runs} runs in {jobs} ({_describe(array.needs, cluster)}): SLURM's {array.job}"
-        )
-    return lines
+    return lines + [
+        f"submitted {array.runs} runs in {_jobs(array.jobs)} ({_describe(array.needs, cluster)}): "
+        f"SLURM's number {array.job}"
+        for array in submitted
+    ]
 
 
 def plan(
@@ -61,17 +61,21 @@ def plan(
     lines = []
     for needs, together in tasks(left, cluster, throughput.seconds).items():
         runs = sum(len(bundle.specs) for task in together for bundle in task)
-        lines.append(f"would submit {runs} runs in {len(together)} jobs ({_describe(needs, cluster)})")
+        lines.append(f"would submit {runs} runs in {_jobs(len(together))} ({_describe(needs, cluster)})")
     return lines
 
 
-def _processes(cluster: Cluster, wanted: int | None):
+def _processes(cluster: Cluster, wanted: int | None) -> Callable[[TrainSpec], int]:
     def of(spec: TrainSpec) -> int:
         if wanted:
             return wanted
         return DATASETS[spec.dataset].devices if cluster.gpus_per_node else 1
 
     return of
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job{'s' if number != 1 else ''}"
 
 
 def _describe(needs: Needs, cluster: Cluster) -> str:
@@ -178,7 +182,7 @@ def cancel(specs: list[AnySpec], store: Store) -> list[str]:
             jobs.append(place.element.job)
     if jobs:
         queue.cancel(jobs)
-    return [*lines, f"cancelled {len(jobs)} jobs"]
+    return [*lines, f"cancelled {_jobs(len(jobs))}"]
 
 
 def logs(spec: AnySpec, store: Store) -> list[Path]:
