@@ -39,7 +39,7 @@ test: setup ## the tests, without the slow ones
 test-slow: setup ## the slow tests only
 	@$(pytest) -n auto --maxprocesses 8 --dist loadgroup -m "slow and not slurm" $(ARGS)
 
-slurm-test: setup ## the launcher on a real SLURM, which is installed and started here: Debian or Ubuntu, root
+slurm-test: setup ## the launcher on a real SLURM, installed and started here (Debian, root); all: ARGS="-m slurm"
 	@IVON_SLURM_REQUIRED=1 $(pytest) -m "slurm and not slow" tests/slurm $(ARGS)
 
 lint: setup ## style, types and the direction of imports; changes nothing

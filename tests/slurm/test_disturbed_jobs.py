@@ -139,6 +139,7 @@ def test_a_cancelled_job_stays_cancelled_until_it_is_submitted_again(
     assert outcome(store, SPEC) == outcome(undisturbed(SPEC), SPEC)
 
 
+@pytest.mark.slow  # three minutes
 def test_beyond_its_time_limit_a_job_goes_on_by_itself(
     quiet_cluster, store, submit, wait_until, undisturbed, tmp_path
 ):

@@ -7,6 +7,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ivon
 
+# On a machine with SLURM, in a class of its own that the process which collects the warnings cannot import.
+pytestmark = pytest.mark.filterwarnings("ignore:The `srun` command is available")
+
 STEPS, EPOCHS = 12, 4
 MAX_NORM = 0.3
 
