@@ -28,8 +28,8 @@ COMMANDS = {
 # The command line as it is, but for the number of seeds.
 PROGRAM = """
 import sys
-from experiments.image_classification import grid
-grid.SEEDS["demo"] = range({seeds})
+from experiments.image_classification import tables
+tables.SEEDS = {{**tables.SEEDS, "demo": range({seeds})}}
 from experiments.__main__ import main
 sys.exit(main({arguments!r}))
 """
