@@ -61,7 +61,7 @@ def _on_cluster(specs: list[AnySpec], artefact: Artefact, scale: Scale, args: ar
         time.sleep(WAIT_SECONDS)
     where = cluster.Whereabouts(store)
     states = {spec.id: state_of(spec, store, where) for spec in specs}
-    if any(state.startswith(("waiting", "next", "running")) for state in states.values()):
+    if not where.asked or any(state.startswith(("waiting", "next", "running")) for state in states.values()):
         command = f"{artefact.name} --scale {scale}"
         print(
             f"`status {command}` shows how it goes, `render {command}` draws what is done; "
@@ -78,7 +78,7 @@ def _waits(specs: list[AnySpec], store: Store, cluster: Any) -> bool:
     where = cluster.Whereabouts(store)
     count = Counter(state_of(spec, store, where).partition(":")[0].partition(" ")[0] for spec in specs)
     print(", ".join(f"{number} {state}" for state, number in count.most_common()), file=sys.stderr)
-    return bool(count["waiting"] + count["next"] + count["running"])
+    return not where.asked or bool(count["waiting"] + count["next"] + count["running"])
 
 
 def known_stores(store: Store) -> list[Store]:

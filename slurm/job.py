@@ -21,6 +21,7 @@ from experiments.engine.local import Launcher, Options
 from experiments.engine.progress import display
 from experiments.engine.record import Store
 from experiments.engine.spec import parse_spec
+from experiments.errors import RunError
 from slurm import queue
 from slurm.joint import Joint
 from slurm.scratch import use_copies
@@ -86,7 +87,10 @@ class Job:
 
 def _announce_the_end(job: str, seconds: float) -> None:
     """Send this process the signal so long before the time limit; SLURM itself may never do it."""
-    left = queue.seconds_left(job)
+    try:
+        left = queue.seconds_left(job)
+    except RunError:  # the controller is down; SLURM's own signal may still come
+        return
     if left is None:
         return
     end = time.monotonic() + left

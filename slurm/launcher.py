@@ -116,12 +116,12 @@ class Whereabouts:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._asked = True
+        self.asked = True  # whether the queue could be asked
         elements = []
         try:
             elements = queue.live_elements()
         except (UserError, RunError) as error:
-            self._asked = False
+            self.asked = False
             print(f"what waits or runs on a cluster is not known here: {error}", file=sys.stderr)
         self._places = places(store, elements)
 
@@ -132,31 +132,31 @@ class Whereabouts:
             return None
         if place.element is None:
             return self._gone(spec, place)
-        job, state, log = place.element.job, place.element.state, self._log_since(spec, place)
-        if state == "RUNNING" and log:
-            return None if log == "failed" else f"running in job {job} on {place.element.node}"
+        job, state, event = place.element.job, place.element.state, self._event_since(spec, place)
+        if state == "RUNNING" and event:
+            return None if event == "failed" else f"running in job {job} on {place.element.node}"
         if state == "RUNNING":
             return f"next in job {job} on {place.element.node}"
         return f"waiting in job {job} ({place.element.reason if state == 'PENDING' else state.lower()})"
 
     def _gone(self, spec: AnySpec, place: Place) -> str | None:
         """SLURM has no such job any more, or cannot be asked."""
-        if not self._asked:
-            return None if self._log_since(spec, place) else f"submitted as {place.submission.name}"
-        logs = place.submission.logs(place.index)
-        if not logs:
+        if not self.asked:
+            return None if self._event_since(spec, place) else f"submitted as {place.submission.name}"
+        printed = place.submission.logs(place.index)
+        if not printed:
             return (
                 f"lost: its job has ended and left no log in {place.submission.folder}; "
                 "do the nodes see this folder?"
             )
-        if self._log_since(spec, place) == "failed":
+        if self._event_since(spec, place) == "failed":
             return None
         status = place.submission.given_up(place.index)
         if status:
-            return f"failed: its job ended with exit status {status} (log: {logs[-1]})"
-        return f"stopped: its job was cancelled or has died; run it again to go on (log: {logs[-1]})"
+            return f"failed: its job ended with exit status {status} (log: {printed[-1]})"
+        return f"stopped: its job was cancelled or has died; run it again to go on (log: {printed[-1]})"
 
-    def _log_since(self, spec: AnySpec, place: Place) -> str:
+    def _event_since(self, spec: AnySpec, place: Place) -> str:
         """The last event of the run's log since it was submitted, if any."""
         last = log.last(self._store.folder(spec))
         return last["event"] if last and last["time"] >= place.submission.time else ""

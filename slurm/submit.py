@@ -48,9 +48,8 @@ def submit(
     """Submit what is missing of `specs`; the arrays, and how many runs were queued or running already."""
     queue.require_slurm()
     with _alone(store):
-        known = places(
-            store, queue.live_elements()
-        )  # first the queue, then the records: a run may end between
+        # First the queue and then the records, as a run may end between the two.
+        known = places(store, queue.live_elements())
         jobs = {run: place.element.job for run, place in known.items() if place.element}
         waiting = sum(spec.id in jobs for spec in specs if not store.is_over(spec))
         submitted: list[Submitted] = []
