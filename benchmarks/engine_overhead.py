@@ -14,19 +14,20 @@ from collections.abc import Callable
 from itertools import islice
 
 import torch
-import torch.nn.functional as F
 
+from baselines.method import Loss
 from benchmarks.resnet20_step import machine
 from experiments.engine.distributed import single
+from experiments.engine.image_training import ImageTraining
 from experiments.engine.network import build
-from experiments.engine.train import Clock, Training, look_up, news
+from experiments.engine.train import Clock, look_up
 from experiments.engine.watch import Watch
 from experiments.image_classification.grid import GRID_METHODS, training
 
 ACCEPTED = 1.05  # the engine may cost this much of the bare loop
 
 
-def engine_steps(run: Training, steps: int) -> Callable[[], None]:
+def engine_steps(run: ImageTraining, steps: int) -> Callable[[], None]:
     batches = run.batches()
     clock, watch = Clock(0.0), Watch()
 
@@ -34,18 +35,18 @@ def engine_steps(run: Training, steps: int) -> Callable[[], None]:
         for images, labels in islice(batches, steps):
             run.take_step(images, labels)
             if look_up(run, clock, watch):
-                watch.progress(news(run, clock))
+                watch.progress({**run.news(), "seconds": clock.seconds()})
 
     return go
 
 
-def bare_steps(run: Training, steps: int) -> Callable[[], None]:
+def bare_steps(run: ImageTraining, steps: int) -> Callable[[], None]:
     network = build(run.spec, run.group, train_size=len(run.data))
     images, labels = next(run.data.epoch(0, 0, run.spec.batch_size))
 
     def go() -> None:
         for _ in range(steps):
-            network.method.step(lambda: F.cross_entropy(network.logits(images), labels))
+            network.method.step(Loss(network.logits, images, labels))
 
     return go
 
@@ -61,7 +62,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     spec = training("cifar10", "resnet20", arguments.method, 0, "paper")
-    run = Training(spec, single(torch.device(arguments.device)))
+    run = ImageTraining(spec, single(torch.device(arguments.device)))
     run.network.model.train()
     sides = {"engine": engine_steps(run, arguments.steps), "bare": bare_steps(run, arguments.steps)}
     taken: dict[str, list[float]] = {name: [] for name in sides}

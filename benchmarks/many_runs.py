@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks._table import table
 from experiments.artefacts import ARTEFACTS
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, TrainSpec
+from experiments.engine.spec import EvalSpec, Spec, TrainSpec
 
 SIZES = (2500, 5000, 10_000)
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def main() -> None:
     print(table(("store", "command", "time"), rows))
 
 
-def _seed(spec: AnySpec) -> int:
+def _seed(spec: Spec) -> int:
     return (spec.train if isinstance(spec, EvalSpec) else spec).seed
 
 
@@ -75,7 +75,7 @@ def _fill(store: Store, seeds: int) -> int:
     return len(runs)
 
 
-def with_seed(spec: AnySpec, seed: int) -> AnySpec:
+def with_seed(spec: Spec, seed: int) -> Spec:
     if isinstance(spec, TrainSpec):
         return spec.model_copy(update={"seed": seed})
     return spec.model_copy(update={"train": with_seed(spec.train, seed)})

@@ -14,7 +14,7 @@ from experiments.engine.artefact import SCALES, Artefact, Scale
 from experiments.engine.estimate import Throughput
 from experiments.engine.local import default_device
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, nearest
+from experiments.engine.spec import Spec, nearest
 from experiments.errors import UserError
 from experiments.executors import EXECUTORS, executor
 from experiments.plan import plan, unmeasured
@@ -132,7 +132,7 @@ def _scale(name: str, allowed: tuple[Scale, ...]) -> Scale:
     raise UserError(f"unknown scale {name!r}; {nearest(name, list(allowed))}")
 
 
-def _any_done(specs: list[AnySpec], store: Store) -> bool:
+def _any_done(specs: list[Spec], store: Store) -> bool:
     return any(store.done(spec) for spec in specs)
 
 

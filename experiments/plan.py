@@ -3,36 +3,31 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
-from experiments.data import DATASETS
-from experiments.data.ood import OOD_SETS
 from experiments.data.root import data_root
-from experiments.engine.estimate import Throughput, checkpoint_bytes, fraction_done, parameters_of
+from experiments.engine.estimate import Throughput, checkpoint_bytes, fraction_done
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, OodSpec, TrainSpec
-from experiments.errors import UserError
+from experiments.engine.spec import Spec, Training
+from experiments.run import sources
 
-Measure = Callable[[TrainSpec], object]
+Measure = Callable[[Training], object]
 
 
-def plan(specs: list[AnySpec], store: Store, known: list[Store], device: str) -> Iterator[str]:
+def plan(specs: list[Spec], store: Store, known: list[Store], device: str) -> Iterator[str]:
     """`known` are the stores whose records tell how long things take."""
-    trainings = [spec for spec in specs if isinstance(spec, TrainSpec)]
-    looks = [spec for spec in specs if not isinstance(spec, TrainSpec)]
+    trainings = [spec for spec in specs if isinstance(spec, Training)]
+    looks = [spec for spec in specs if not isinstance(spec, Training)]
     for some, title in ((trainings, "trainings"), (looks, "evaluations")):
         done = sum(store.is_over(spec) for spec in some)
         yield f"{title}: {len(some) - done} to do, {done} of {len(some)} over"
     left = [spec for spec in specs if not store.is_over(spec)]
     yield from _time(left, store, Throughput(known, device), "GPU" if device == "cuda" else "CPU core")
-    yield from _disk([spec for spec in left if isinstance(spec, TrainSpec)])
-    for name in sorted({spec.trainings[0].dataset for spec in specs}):
-        yield f"data set {name}: {_data(name, data_root())}"
-    for name in sorted({spec.outside for spec in specs if isinstance(spec, OodSpec)}):
-        yield f"images from elsewhere: {OOD_SETS[name].title}, {OOD_SETS[name].origin}"
+    yield from _disk([spec for spec in left if isinstance(spec, Training)])
+    for source in sources(specs):
+        yield f"data: {source.title}, {source.where(data_root())}"
 
 
-def _time(left: list[AnySpec], store: Store, throughput: Throughput, device: str) -> Iterator[str]:
+def _time(left: list[Spec], store: Store, throughput: Throughput, device: str) -> Iterator[str]:
     total, bases, unknown = 0.0, Counter[str](), 0
     for spec in left:
         estimate = throughput.estimate(spec)
@@ -51,40 +46,27 @@ def _time(left: list[AnySpec], store: Store, throughput: Throughput, device: str
         )
 
 
-def unmeasured(specs: list[AnySpec], throughput: Throughput) -> list[TrainSpec]:
+def unmeasured(specs: list[Spec], throughput: Throughput) -> list[Training]:
     """One training of each kind whose speed is not known."""
-    kinds: dict[tuple[object, ...], TrainSpec] = {}
+    kinds: dict[tuple[object, ...], Training] = {}
     for spec in specs:
-        if isinstance(spec, TrainSpec) and throughput.estimate(spec) is None:
-            kinds.setdefault((spec.dataset, spec.model, spec.width, spec.batch_size, spec.method.name), spec)
+        if isinstance(spec, Training) and throughput.estimate(spec) is None:
+            kinds.setdefault(spec.pace.alike, spec)
     return list(kinds.values())
 
 
-def _disk(trainings: list[TrainSpec]) -> Iterator[str]:
+def _disk(trainings: list[Training]) -> Iterator[str]:
     if not trainings:
         return
     if find_spec("torch") is None:
         yield "disk: not known without PyTorch, which builds the networks"
         return
-    weights: dict[tuple[str, str, int | None], int] = {}
+    weights: dict[str, int] = {}
     total = 0
     for spec in trainings:
-        key = (spec.dataset, spec.model, spec.width)
+        key = f"{spec.network_name} for {spec.sources[0].title}"
         if key not in weights:
-            weights[key] = parameters_of(spec)
+            weights[key] = spec.parameters
         total += checkpoint_bytes(spec, weights[key])
-    sizes = ", ".join(f"{model} {count:,} weights" for (_, model, _), count in weights.items())
+    sizes = ", ".join(f"{network}: {count:,} weights" for network, count in weights.items())
     yield f"disk: {total / 1e9:.3g} GB, two checkpoints a training ({sizes})"
-
-
-def _data(name: str, root: Path) -> str:
-    info = DATASETS[name]
-    try:
-        info.check(root)
-    except UserError as error:
-        return f"MISSING: {error}"
-    if info.folder is None:
-        return "comes with a dependency"
-    if (root / info.folder).exists():
-        return f"found in {root / info.folder}"
-    return f"not in {root}; it is fetched before the first run"

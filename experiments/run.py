@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.data import DATASETS
-from experiments.data.ood import OOD_SETS
 from experiments.data.root import data_root
 from experiments.engine import files
 from experiments.engine.artefact import Artefact, Scale
@@ -18,7 +16,8 @@ from experiments.engine.assignments import changed, value_of
 from experiments.engine.local import Launcher, Options, default_device, default_jobs
 from experiments.engine.progress import display
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, OodSpec, TrainSpec, nearest
+from experiments.engine.spec import Spec, nearest
+from experiments.engine.spec.base import Source
 from experiments.errors import UserError
 from experiments.executors import executor
 from experiments.status import state_of
@@ -48,7 +47,7 @@ def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     return _finish(specs, failed, store, artefact, scale, args)
 
 
-def _on_cluster(specs: list[AnySpec], artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
+def _on_cluster(specs: list[Spec], artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     """Submit what is missing and return at once, or with --wait when all is over; the exit code."""
     _check_counts(args)
     cluster = executor(args.executor)
@@ -73,7 +72,7 @@ def _on_cluster(specs: list[AnySpec], artefact: Artefact, scale: Scale, args: ar
     return _finish(specs, failed, store, artefact, scale, args)
 
 
-def _waits(specs: list[AnySpec], store: Store, cluster: Any) -> bool:
+def _waits(specs: list[Spec], store: Store, cluster: Any) -> bool:
     """Whether a run is still to come; says how many."""
     where = cluster.Whereabouts(store)
     count = Counter(state_of(spec, store, where).partition(":")[0].partition(" ")[0] for spec in specs)
@@ -87,7 +86,7 @@ def known_stores(store: Store) -> list[Store]:
 
 
 def _finish(
-    specs: list[AnySpec],
+    specs: list[Spec],
     failed: dict[str, str],
     store: Store,
     artefact: Artefact,
@@ -130,7 +129,7 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
-def _check_shared(specs: list[AnySpec], processes: int) -> None:
+def _check_shared(specs: list[Spec], processes: int) -> None:
     """Whether each training can be shared among so many processes."""
     for train in [train for spec in specs for train in spec.trainings]:
         if processes > 1 and train.method.double_backward:
@@ -146,7 +145,7 @@ def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
 
 
-def chosen(specs: list[AnySpec], only: list[str]) -> list[AnySpec]:
+def chosen(specs: list[Spec], only: list[str]) -> list[Spec]:
     """The runs whose training has the values that `--only FIELD=VALUE` asks for."""
     for field, value in _assignments("--only", only).items():
         asked = f"--only {field}={value}"
@@ -157,20 +156,16 @@ def chosen(specs: list[AnySpec], only: list[str]) -> list[AnySpec]:
     return specs
 
 
-def _changed(specs: list[AnySpec], changes: dict[str, str]) -> list[AnySpec]:
+def _changed(specs: list[Spec], changes: dict[str, str]) -> list[Spec]:
     """The same runs with fields of the training replaced: other ids, so they never enter a table."""
-    found: dict[str, AnySpec] = {}
+    found: dict[str, Spec] = {}
     for spec in specs:
-        new: AnySpec
-        if isinstance(spec, TrainSpec):
-            new = changed(spec, changes)
-        else:
-            new = spec.with_trainings(partial(changed, assignments=changes))
+        new = spec.with_trainings(partial(changed, assignments=changes))
         found.setdefault(new.id, new)
     return list(found.values())
 
 
-def _launch(specs: list[AnySpec], store: Store, options: Options) -> dict[str, str] | None:
+def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str] | None:
     """What failed, by spec id; None if somebody stopped it."""
     failed = {}
     for spec in specs:
@@ -195,7 +190,7 @@ def _launch(specs: list[AnySpec], store: Store, options: Options) -> dict[str, s
     return {**failed, **launcher.failed} if finished else None
 
 
-def _report(specs: list[AnySpec], store: Store) -> None:
+def _report(specs: list[Spec], store: Store) -> None:
     """Runs changed with --set enter no table; their metrics are printed."""
     for spec in specs:
         record = store.done(spec)
@@ -216,9 +211,13 @@ def show(paths: list[Path]) -> None:
         print(os.path.relpath(path))
 
 
-def check_data(specs: list[AnySpec]) -> None:
+def check_data(specs: list[Spec]) -> None:
     """Whether all data sets are there or can be fetched; UserError if not."""
-    for name in sorted({spec.trainings[0].dataset for spec in specs}):
-        DATASETS[name].check(data_root())
-    for name in sorted({spec.outside for spec in specs if isinstance(spec, OodSpec)}):
-        OOD_SETS[name].check(data_root())
+    for source in sources(specs):
+        source.check(data_root())
+
+
+def sources(specs: list[Spec]) -> list[Source]:
+    """The data that these runs read, each once, by title."""
+    found = {source.title: source for spec in specs for source in spec.sources}
+    return [found[title] for title in sorted(found)]

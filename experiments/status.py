@@ -9,14 +9,14 @@ from typing import Any
 
 from experiments.engine import lock, log
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec
+from experiments.engine.spec import Spec
 from experiments.errors import UserError
 from experiments.executors import executor
 
 TAIL_LINES = 40  # of a job's output, shown by `logs`
 
 
-def status(specs: list[AnySpec], store: Store) -> Iterator[str]:
+def status(specs: list[Spec], store: Store) -> Iterator[str]:
     """A line per run, what failed with its traceback, and their number by state."""
     cluster = executor("slurm").Whereabouts(store) if (store.root / "slurm").is_dir() else None
     count: Counter[str] = Counter()
@@ -32,7 +32,7 @@ def status(specs: list[AnySpec], store: Store) -> Iterator[str]:
     yield ", ".join(f"{number} {state}" for state, number in count.most_common())
 
 
-def state_of(spec: AnySpec, store: Store, cluster: Any = None) -> str:
+def state_of(spec: Spec, store: Store, cluster: Any = None) -> str:
     """`done`, `failed: why`, `running`, `stopped`, `waiting` ...: from files and a cluster's queue."""
     record, folder = store.load(spec), store.folder(spec)
     if record:
@@ -53,13 +53,13 @@ def _progress(folder: Path) -> str:
         news = json.loads((folder / "progress.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return ""
-    if "epoch" not in news:
+    if "at" not in news:
         return f" ({100 * news['fraction']:.0f} %)"
     left = news["seconds"] * (1 - news["fraction"]) / max(news["fraction"], 1e-9)
-    return f" (epoch {news['epoch'] + 1}/{news['epochs']}, {left / 60:.0f} min left)"
+    return f" ({news['at']}, {left / 60:.0f} min left)"
 
 
-def logs(wanted: str, specs: list[AnySpec], store: Store) -> Iterator[str]:
+def logs(wanted: str, specs: list[Spec], store: Store) -> Iterator[str]:
     """What is known of one run: its events, and the end of what its job has printed."""
     found = [spec for spec in specs if spec.id.startswith(wanted)]
     if not found:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.engine.artefact import with_required
-from experiments.engine.spec import AnySpec, TrainSpec
+from experiments.engine.spec import Spec, Training
 from slurm.profile import Cluster
 
 ARRAY_LIMIT = 1000  # SLURM's own, unless a cluster has changed it
@@ -21,21 +21,21 @@ ROUND_TIMES = (
     5760,
 )  # minutes, so that jobs of about equal length share an array
 
-Seconds = Callable[[AnySpec], float | None]
+Seconds = Callable[[Spec], float | None]
 
 
 @dataclass(frozen=True)
 class Bundle:
     """What belongs on one node: a training and the evaluations that read its network, or these alone."""
 
-    specs: tuple[AnySpec, ...]
+    specs: tuple[Spec, ...]
     processes: int = 1  # GPUs (or CPU processes) that share the training
     after: frozenset[str] = frozenset()  # jobs that have some of it at the moment
 
     def seconds(self, of: Seconds) -> float | None:
         """Estimated time; None if it is unknown for a part."""
         known = [of(spec) for spec in self.specs]
-        training = self.processes if isinstance(self.specs[0], TrainSpec) else 1
+        training = self.processes if isinstance(self.specs[0], Training) else 1
         if any(seconds is None for seconds in known):
             return None
         return sum(seconds or 0.0 for seconds in known[1:]) + (known[0] or 0.0) / training
@@ -53,20 +53,20 @@ class Needs:
 
 
 def bundles(
-    specs: list[AnySpec],
+    specs: list[Spec],
     *,
-    over: Callable[[AnySpec], bool],
+    over: Callable[[Spec], bool],
     jobs: dict[str, str],
-    processes: Callable[[TrainSpec], int],
+    processes: Callable[[Training], int],
 ) -> list[Bundle]:
     """What is left of `specs` and can be submitted; `jobs` tells of runs that wait or run which job has them.
 
     A mixture can be submitted once all its members are over or have jobs.
     """
-    left: dict[tuple[str, ...], list[AnySpec]] = {}
+    left: dict[tuple[str, ...], list[Spec]] = {}
     for spec in specs:
         if not over(spec) and spec.id not in jobs:
-            left.setdefault(tuple(training.id for training in spec.trainings), []).append(spec)
+            left.setdefault(tuple(training.id for training in spec.trainings) or (spec.id,), []).append(spec)
     found = []
     for members in left.values():
         needed = [spec for spec in with_required(members) if not over(spec) and spec not in members]
@@ -74,7 +74,7 @@ def bundles(
             continue
         # Other jobs have what is needed. Should they not end it, this one does.
         together = (*needed, *members)
-        shared = processes(together[0]) if isinstance(together[0], TrainSpec) else 1
+        shared = processes(together[0]) if isinstance(together[0], Training) else 1
         found.append(Bundle(together, shared, frozenset(jobs[spec.id] for spec in needed)))
     return found
 

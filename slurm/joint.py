@@ -17,7 +17,7 @@ import submitit
 from experiments.engine.local import Launcher, Options
 from experiments.engine.progress import Display
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, TrainSpec
+from experiments.engine.spec import Spec, Training
 
 DIED = 75  # exit status of a task whose process died: the job tries again
 
@@ -33,19 +33,19 @@ class Joint:
     stopped_by: int | None = None
     _process: subprocess.Popen[str] | None = None
 
-    def run(self, specs: list[AnySpec], signals: tuple[int, ...]) -> bool:
+    def run(self, specs: list[Spec], signals: tuple[int, ...]) -> bool:
         """As `Launcher.run`. SystemExit if a process died, so that SLURM ends the other tasks too."""
         group = submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         previous = {number: signal.signal(number, self._stop) for number in signals}
         try:
-            for number, spec in enumerate(spec for spec in specs if isinstance(spec, TrainSpec)):
+            for number, spec in enumerate(spec for spec in specs if isinstance(spec, Training)):
                 # Tasks need not see the same records yet: whether this one is over, their processes agree.
                 if not self._train(spec, port=group.master_port + number):
                     return False
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        left = [spec for spec in specs if not isinstance(spec, TrainSpec) and not self.store.is_over(spec)]
+        left = [spec for spec in specs if not isinstance(spec, Training) and not self.store.is_over(spec)]
         if group.rank or not left:
             return True
         launcher = Launcher(self.store, self._alone(), self.display, failed=self.failed)
@@ -62,7 +62,7 @@ class Joint:
             log=self.options.log,
         )
 
-    def _train(self, spec: TrainSpec, port: int) -> bool:
+    def _train(self, spec: Training, port: int) -> bool:
         """This task's part of one training; False if it was stopped before its end."""
         command = [sys.executable, "-m", "experiments.engine.worker", "--root", str(self.store.root)]
         command += ["--device", self.options.device, "--processes", os.environ["WORLD_SIZE"]]

@@ -8,14 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.data import DATASETS
-from experiments.data.ood import OOD_SETS
 from experiments.data.root import data_root
 from experiments.engine import log
 from experiments.engine.estimate import Throughput
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, OodSpec, TrainSpec
+from experiments.engine.spec import Spec, Training
 from experiments.errors import RunError, UserError
+from experiments.run import sources
 from slurm import profile, queue
 from slurm.grouping import Needs, bundles, tasks
 from slurm.profile import Cluster
@@ -38,7 +37,7 @@ def check(cluster: str | None, jobs: int | None, processes: int | None) -> Clust
 
 
 def run(
-    specs: list[AnySpec], store: Store, cluster: Cluster, processes: int | None, known: list[Store]
+    specs: list[Spec], store: Store, cluster: Cluster, processes: int | None, known: list[Store]
 ) -> list[str]:
     """Submit what is missing; what was done, in lines for the user. `known` stores tell of times."""
     _fetch_data(specs, cluster)
@@ -53,7 +52,7 @@ def run(
 
 
 def plan(
-    specs: list[AnySpec], store: Store, cluster: Cluster, processes: int | None, known: list[Store]
+    specs: list[Spec], store: Store, cluster: Cluster, processes: int | None, known: list[Store]
 ) -> list[str]:
     """What `run` would submit, in lines for the user; submits nothing."""
     throughput = Throughput(known, cluster.device)
@@ -65,11 +64,11 @@ def plan(
     return lines
 
 
-def _processes(cluster: Cluster, wanted: int | None) -> Callable[[TrainSpec], int]:
-    def of(spec: TrainSpec) -> int:
+def _processes(cluster: Cluster, wanted: int | None) -> Callable[[Training], int]:
+    def of(spec: Training) -> int:
         if wanted:
             return wanted
-        return DATASETS[spec.dataset].devices if cluster.gpus_per_node else 1
+        return spec.devices if cluster.gpus_per_node else 1
 
     return of
 
@@ -89,18 +88,14 @@ def _describe(needs: Needs, cluster: Cluster) -> str:
     return ", ".join(words)
 
 
-def _fetch_data(specs: list[AnySpec], cluster: Cluster) -> None:
+def _fetch_data(specs: list[Spec], cluster: Cluster) -> None:
     """Nodes often have no way to the internet, so data sets are fetched before anything is submitted."""
     root = data_root()
     if "IVON_DATA" in cluster.environment:
         root = Path(os.path.expandvars(cluster.environment["IVON_DATA"]))
-    for name in sorted({spec.trainings[0].dataset for spec in specs}):
-        info = DATASETS[name]
-        info.check(root)
-        if info.folder and not (root / info.folder).exists():
-            info.load(root)
-    for name in sorted({spec.outside for spec in specs if isinstance(spec, OodSpec)}):
-        OOD_SETS[name].check(root)
+    for source in sources(specs):
+        source.check(root)
+        source.fetch(root)
 
 
 def _live(store: Store) -> dict[str, str]:
@@ -125,7 +120,7 @@ class Whereabouts:
             print(f"what waits or runs on a cluster is not known here: {error}", file=sys.stderr)
         self._places = places(store, elements)
 
-    def of(self, spec: AnySpec) -> str | None:
+    def of(self, spec: Spec) -> str | None:
         """In words; None if this run was never submitted, or what its own log says is to be believed."""
         place = self._places.get(spec.id)
         if place is None:
@@ -139,7 +134,7 @@ class Whereabouts:
             return f"next in job {job} on {place.element.node}"
         return f"waiting in job {job} ({place.element.reason if state == 'PENDING' else state.lower()})"
 
-    def _gone(self, spec: AnySpec, place: Place) -> str | None:
+    def _gone(self, spec: Spec, place: Place) -> str | None:
         """SLURM has no such job any more, or cannot be asked."""
         if not self.asked:
             return None if self._event_since(spec, place) else f"submitted as {place.submission.name}"
@@ -156,13 +151,13 @@ class Whereabouts:
             return f"failed: its job ended with exit status {status} (log: {printed[-1]})"
         return f"stopped: its job was cancelled or has died; run it again to go on (log: {printed[-1]})"
 
-    def _event_since(self, spec: AnySpec, place: Place) -> str:
+    def _event_since(self, spec: Spec, place: Place) -> str:
         """The last event of the run's log since it was submitted, if any."""
         last = log.last(self._store.folder(spec))
         return last["event"] if last and last["time"] >= place.submission.time else ""
 
 
-def cancel(specs: list[AnySpec], store: Store) -> list[str]:
+def cancel(specs: list[Spec], store: Store) -> list[str]:
     """Cancel the jobs that have these runs and no others; the lines to show."""
     queue.require_slurm()
     wanted = {spec.id for spec in specs}
@@ -185,7 +180,7 @@ def cancel(specs: list[AnySpec], store: Store) -> list[str]:
     return [*lines, f"cancelled {_jobs(len(jobs))}"]
 
 
-def logs(spec: AnySpec, store: Store) -> list[Path]:
+def logs(spec: Spec, store: Store) -> list[Path]:
     """What the jobs of this run have printed, the latest submission last."""
     place = places(store, []).get(spec.id)
     return place.submission.logs(place.index) if place else []

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from experiments.data import DATASETS
 from experiments.data.root import data_root
-from experiments.engine.spec import AnySpec
+from experiments.engine.spec import Spec
 
 
-def use_copies(specs: list[AnySpec], scratch: Path) -> None:
+def use_copies(specs: list[Spec], scratch: Path) -> None:
     """Copy the data sets of `specs` to `scratch`, unless they are there, and make it the data root."""
     names = {spec.trainings[0].dataset for spec in specs}
     scratch.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import submitit
 
 from experiments.engine.record import Store
 from experiments.engine.revision import code_versions
-from experiments.engine.spec import AnySpec, TrainSpec
+from experiments.engine.spec import Spec, Training
 from experiments.errors import UserError
 from slurm import queue
 from slurm.grouping import ARRAY_LIMIT, Bundle, Needs, Seconds, bundles, tasks
@@ -39,10 +39,10 @@ class Submitted:
 
 
 def submit(
-    specs: list[AnySpec],
+    specs: list[Spec],
     store: Store,
     cluster: Cluster,
-    processes: Callable[[TrainSpec], int],
+    processes: Callable[[Training], int],
     seconds: Seconds,
 ) -> tuple[list[Submitted], int]:
     """Submit what is missing of `specs`; the arrays, and how many runs were queued or running already."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.errors import UserError
+
 if TYPE_CHECKING:  # plans and tables need the facts below, not numpy
     import numpy as np
 
@@ -58,3 +60,20 @@ class DatasetInfo:
     devices: int = 1
     check: Callable[[Path], None]
     load: Callable[[Path], ArraySplits]
+
+    def fetch(self, root: Path) -> None:
+        """Download the set, unless it is there or the user has to bring it."""
+        if self.folder and not self.streaming and not (root / self.folder).exists():
+            self.load(root)
+
+    def where(self, root: Path) -> str:
+        """In words, for plans."""
+        try:
+            self.check(root)
+        except UserError as error:
+            return f"MISSING: {error}"
+        if self.folder is None:
+            return "comes with a dependency"
+        if (root / self.folder).exists():
+            return f"found in {root / self.folder}"
+        return f"not in {root}; it is fetched before the first run"

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from experiments.engine.claims import Claim
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec
+from experiments.engine.spec import Spec
 
 Scale = Literal["demo", "small", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -23,19 +23,19 @@ class Artefact:
 
     name: str
     title: str
-    runs: Callable[[Scale], list[AnySpec]]
+    runs: Callable[[Scale], list[Spec]]
     render: Callable[[Scale, Store, Path], list[Path]]
     scales: tuple[Scale, ...] = SCALES
     claims: tuple[Claim, ...] = ()
 
-    def specs(self, scale: Scale) -> list[AnySpec]:
+    def specs(self, scale: Scale) -> list[Spec]:
         """All runs, each once, a training before the evaluations that need it."""
         return with_required(self.runs(scale))
 
 
-def with_required(specs: Iterable[AnySpec]) -> list[AnySpec]:
+def with_required(specs: Iterable[Spec]) -> list[Spec]:
     """These runs and all that they need, each once and after what it needs."""
-    found: dict[str, AnySpec] = {}
+    found: dict[str, Spec] = {}
     for spec in specs:
         for needed in with_required(spec.requires):
             found.setdefault(needed.id, needed)

@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from experiments.engine.spec import TrainSpec, nearest, parse_spec
+from experiments.engine.spec import Training, nearest, parse_spec
 from experiments.errors import UserError
 
 
-def changed(spec: TrainSpec, assignments: dict[str, str]) -> TrainSpec:
+def changed(spec: Training, assignments: dict[str, str]) -> Training:
     """`spec` with fields replaced, as `--set epochs=3 method.lr=0.1` asks; UserError names field, value,
     allowed.
     """
@@ -25,11 +25,11 @@ def changed(spec: TrainSpec, assignments: dict[str, str]) -> TrainSpec:
         except json.JSONDecodeError:  # not a number, true, false or null: a word
             target[field] = text
     parsed = parse_spec(data)
-    assert isinstance(parsed, TrainSpec)
+    assert isinstance(parsed, Training)
     return parsed
 
 
-def value_of(spec: TrainSpec, path: str, asked: str) -> str:
+def value_of(spec: Training, path: str, asked: str) -> str:
     """A field as one would type it, that of a method being its name; UserError if there is none."""
     value: Any = spec.model_dump(mode="json")
     for name in path.split("."):

@@ -11,7 +11,8 @@ from statistics import median
 from typing import Any
 
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, EvalSpec, MixtureSpec, OodSpec, TrainSpec
+from experiments.engine.spec import Spec, Training, parse_spec
+from experiments.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,11 @@ class Estimate:
 
 
 class Throughput:
-    """Median seconds of a training step, and of an image in one predictive pass, on one kind of device.
-
-    A training is compared with those of the same network, images, batch size, precision and method, or, for
-    want of these, of another method; an evaluation with those of the same network and images.
-    """
+    """Median seconds of a unit of work (a step, a predictive pass), on one kind of device, by `Spec.pace`."""
 
     def __init__(self, stores: Iterable[Store], device: str) -> None:
         self._device = device  # "cpu" or "cuda"
-        self._steps: dict[Hashable, list[float]] = defaultdict(list)
-        self._passes: dict[Hashable, list[float]] = defaultdict(list)
+        self._seconds: dict[Hashable, list[float]] = defaultdict(list)
         self._names: dict[Hashable, str] = {}  # of the device on which it was measured
         for store in stores:
             for record in store.all():
@@ -45,77 +41,37 @@ class Throughput:
     def _learn(self, spec: dict[str, Any], result: dict[str, Any], machine: dict[str, Any]) -> None:
         if machine["device"].startswith("CPU") != (self._device == "cpu"):
             return
-        if spec["kind"] == "train":
-            seconds = result["seconds"] / result["steps"] * machine["processes"]
-            for key in (_step_key(spec), _step_key(spec)[:-1]):
-                self._steps[key].append(seconds)
-                self._names[key] = f"{spec['method']['name']} on {machine['device']}"
-        elif spec["kind"] == "evaluate":
-            key = _pass_key(spec["train"])
-            self._passes[key].append(result["seconds"] / result["images"] / max(1, spec["draws"]))
-            self._names[key] = machine["device"]
+        try:
+            pace = parse_spec(spec).pace
+        except UserError:  # of another version of this program
+            return
+        if pace is None or not pace.teaches:
+            return
+        units = result.get("steps", pace.units)  # a short measurement takes less of them
+        for key in (pace.alike, pace.alike[:-1]):
+            self._seconds[key].append(result["seconds"] * machine["processes"] / units)
+            self._names[key] = f"{pace.alike[-1]} on {machine['device']}"
 
-    def seconds(self, spec: AnySpec) -> float | None:
+    def seconds(self, spec: Spec) -> float | None:
         found = self.estimate(spec)
         return found and found.seconds
 
-    def estimate(self, spec: AnySpec) -> Estimate | None:
+    def estimate(self, spec: Spec) -> Estimate | None:
         """None if nothing comparable has been measured."""
-        if isinstance(spec, MixtureSpec):
-            return Estimate(1.0, "a second for a mean of predictions")
-        if isinstance(spec, TrainSpec):
-            return self._training(spec)
-        look = spec.look if isinstance(spec, OodSpec) else spec
-        return self._evaluation(look, spec.images)
-
-    def _training(self, spec: TrainSpec) -> Estimate | None:
-        exact = _step_key(spec.model_dump(mode="json"))
-        for key in (exact, exact[:-1]):
-            if key in self._steps:
-                step = median(self._steps[key])
-                words = (
-                    f"{1000 * step:.3g} ms a step of {spec.model} "
-                    f"({self._names[key]}, {len(self._steps[key])} measured)"
-                )
-                return Estimate(step * spec.epochs * spec.steps_per_epoch, words)
+        pace = spec.pace
+        if pace is None:
+            return Estimate(1.0, "a second for what only reads the results of others")
+        for key in (pace.alike, pace.alike[:-1]):
+            if key in self._seconds:
+                one, known = median(self._seconds[key]), len(self._seconds[key])
+                words = f"{1000 * one:.3g} ms a {pace.unit} ({self._names[key]}, {known} measured)"
+                return Estimate(one * pace.units, words)
         return None
 
-    def _evaluation(self, spec: EvalSpec, images: int) -> Estimate | None:
-        key = _pass_key(spec.train.model_dump(mode="json"))
-        if key not in self._passes:
-            return None
-        one = median(self._passes[key])
-        words = f"{1000 * one:.3g} ms an image and draw of {spec.train.model} ({self._names[key]})"
-        return Estimate(one * images * max(1, spec.draws), words)
 
-
-def _step_key(train: dict[str, Any]) -> tuple[Hashable, ...]:
-    same = tuple(train[name] for name in ("dataset", "model", "width", "batch_size", "precision"))
-    return (*same, (train["method"]["name"], train["method"].get("mc_samples")))
-
-
-def _pass_key(train: dict[str, Any]) -> tuple[Hashable, ...]:
-    return tuple(train[name] for name in ("dataset", "model", "width", "precision"))
-
-
-def checkpoint_bytes(spec: TrainSpec, parameters: int) -> int:
+def checkpoint_bytes(spec: Training, parameters: int) -> int:
     """What the two checkpoints that a run keeps take on disk: weights and the method's numbers, in fp32."""
     return 2 * 4 * parameters * spec.method.numbers_per_weight
-
-
-def parameters_of(spec: TrainSpec) -> int:
-    """How many weights the network has; built without memory for them."""
-    import torch
-
-    from experiments.data import DATASETS
-    from experiments.models import MODELS
-
-    data = DATASETS[spec.dataset]
-    with torch.device("meta"):
-        model = MODELS[spec.model].build(
-            data.num_classes, in_channels=data.channels, width=spec.width, side=data.side
-        )
-    return sum(p.numel() for p in model.parameters())
 
 
 def fraction_done(folder: Path) -> float:

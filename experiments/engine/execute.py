@@ -12,14 +12,11 @@ from typing import Any, Literal
 
 from experiments.engine import lock, log
 from experiments.engine.distributed import Group
-from experiments.engine.evaluate import evaluate, evaluate_mixture
-from experiments.engine.evaluate_ood import evaluate_ood
 from experiments.engine.machine import machine_facts, reset_peak_memory
 from experiments.engine.record import Store
 from experiments.engine.revision import SUBMITTED
-from experiments.engine.spec import AnySpec, MixtureSpec, OodSpec, TrainSpec
-from experiments.engine.train import Diverged, train
-from experiments.engine.watch import Stopped, Watch
+from experiments.engine.spec import Spec
+from experiments.engine.watch import Diverged, Stopped, Watch
 
 CPU_THREADS = 1  # part of a result's bits on a CPU, so the same for every way of launching
 
@@ -32,7 +29,7 @@ class Outcome:
     why: str = ""
 
 
-def execute(spec: AnySpec, store: Store, group: Group, watch: Watch) -> Outcome:
+def execute(spec: Spec, store: Store, group: Group, watch: Watch) -> Outcome:
     """Run `spec` unless it is over or another process has it. Under a process group every member calls
     this.
     """
@@ -64,7 +61,7 @@ def execute(spec: AnySpec, store: Store, group: Group, watch: Watch) -> Outcome:
     return Outcome("failed", failure["reason"]) if failure else Outcome("done")
 
 
-def _attempt(spec: AnySpec, store: Store, group: Group, watch: Watch) -> None:
+def _attempt(spec: Spec, store: Store, group: Group, watch: Watch) -> None:
     folder = store.folder(spec)
     reset_peak_memory(group.device)
     log.note(folder, "started", pid=os.getpid(), host=platform.node())
@@ -86,17 +83,10 @@ def _attempt(spec: AnySpec, store: Store, group: Group, watch: Watch) -> None:
     log.note(folder, "over", failure=failure)
 
 
-def _work(spec: AnySpec, store: Store, group: Group, watch: Watch) -> dict[str, Any]:
+def _work(spec: Spec, store: Store, group: Group, watch: Watch) -> dict[str, Any]:
     if group.leads:
         watch = _noting_progress(watch, store.folder(spec))
-    if isinstance(spec, TrainSpec):
-        return train(spec, store.folder(spec), group, watch)
-    if isinstance(spec, MixtureSpec):
-        return evaluate_mixture([store.folder(member) for member in spec.members])
-    if isinstance(spec, OodSpec):
-        look = spec.look
-        return evaluate_ood(spec, store.folder(look.train), store.folder(look), group, watch)
-    return evaluate(spec, store.folder(spec.train), group, watch, keep=store.folder(spec))
+    return spec.carry_out(store.folder, group, watch)
 
 
 def _noting_progress(watch: Watch, folder: Path) -> Watch:

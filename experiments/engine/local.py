@@ -18,7 +18,7 @@ from experiments.engine import log
 from experiments.engine.gpus import share, visible_gpus
 from experiments.engine.progress import Display
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec
+from experiments.engine.spec import Spec
 
 ATTEMPTS = 3  # of a run whose worker died under it, out of memory perhaps
 POLL_SECONDS = 0.5
@@ -42,9 +42,9 @@ class Worker:
 
     process: subprocess.Popen[str]
     slot: int  # of the `jobs` there are; decides the GPUs it sees
-    spec: AnySpec | None = None
+    spec: Spec | None = None
 
-    def give(self, spec: AnySpec) -> None:
+    def give(self, spec: Spec) -> None:
         self.spec = spec
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # it has just died, as the end of its output says too
@@ -67,7 +67,7 @@ class Launcher:
     display: Display
     failed: dict[str, str] = field(default_factory=dict)  # spec id -> why, in one line
     stopped_by: int | None = None  # the last signal that asked for a stop
-    _pending: dict[str, AnySpec] = field(default_factory=dict)
+    _pending: dict[str, Spec] = field(default_factory=dict)
     _retry_at: dict[str, float] = field(default_factory=dict)  # runs another process has
     _deaths: dict[str, int] = field(default_factory=dict)
     _workers: list[Worker] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Launcher:
     _cut: bool = False  # a run has been stopped before its end
     _stop_until: float = math.inf
 
-    def run(self, specs: list[AnySpec], signals: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> bool:
+    def run(self, specs: list[Spec], signals: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> bool:
         """Run all of them; False if one of `signals` stopped it before. What failed is in `failed`."""
         self._pending = {spec.id: spec for spec in specs}
         previous = {number: signal.signal(number, self._stop) for number in signals}
@@ -113,14 +113,14 @@ class Launcher:
     def _ready_soon(self) -> bool:
         return any(self._requirement_met(spec) is not False for spec in self._pending.values())
 
-    def _requirement_met(self, spec: AnySpec) -> bool | None:
+    def _requirement_met(self, spec: Spec) -> bool | None:
         """True: can start; None: what it needs is still to come; False: what it needs has failed."""
         missing = [needed for needed in spec.requires if not self.store.done(needed)]
         if any(needed.id in self.failed or self.store.is_over(needed) for needed in missing):
             return False
         return None if missing else True
 
-    def _next(self) -> AnySpec | None:
+    def _next(self) -> Spec | None:
         now = time.monotonic()
         for spec in list(self._pending.values()):
             if self._retry_at.get(spec.id, 0) > now:
@@ -131,7 +131,7 @@ class Launcher:
                 return spec
         return None
 
-    def _finish(self, spec: AnySpec) -> None:
+    def _finish(self, spec: Spec) -> None:
         self._pending.pop(spec.id, None)
         record = self.store.load(spec)
         if record and record["failure"]:

@@ -10,23 +10,22 @@ from experiments.engine import files
 from experiments.engine.distributed import single
 from experiments.engine.machine import machine_facts
 from experiments.engine.record import Store, encode
-from experiments.engine.spec import TrainSpec
-from experiments.engine.train import Training
+from experiments.engine.spec import Training
 
 WARM_UP_STEPS = 3  # allocation, compilation
 STEPS, SECONDS = 100, 20.0  # whichever comes first
 
 
-def measure(spec: TrainSpec, store: Store, device: str) -> dict[str, Any]:
+def measure(spec: Training, store: Store, device: str) -> dict[str, Any]:
     """Time some steps of `spec` and keep the result in the store's `throughput` folder."""
-    training = Training(spec, single(torch.device(device)))
-    training.network.model.train()
-    batches = chain.from_iterable(training.batches() for _ in repeat(None))
+    task = spec.begin(single(torch.device(device)))
+    task.begin_round()
+    batches = chain.from_iterable(task.batches() for _ in repeat(None))
     steps = 0
     start = time.monotonic()
-    for images, labels in batches:
-        training.step = 0
-        training.take_step(images, labels)
+    for batch in batches:
+        task.step = 0
+        task.take_step(*batch)
         steps += 1
         if steps == WARM_UP_STEPS:
             _wait(device)

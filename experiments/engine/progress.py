@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from experiments.engine.spec import AnySpec, MixtureSpec, OodSpec, TrainSpec
+from experiments.engine.spec import Spec
 
 PLAIN_SECONDS = 10.0  # between two plain lines about the same run
 
@@ -15,52 +15,42 @@ PLAIN_SECONDS = 10.0  # between two plain lines about the same run
 class Display(Protocol):
     """Called by a launcher as things happen."""
 
-    def begin(self, spec: AnySpec) -> None: ...
-    def news(self, spec: AnySpec, news: dict[str, Any]) -> None: ...
-    def end(self, spec: AnySpec, why_failed: str) -> None: ...
-    def stopped(self, spec: AnySpec) -> None: ...
-    def elsewhere(self, spec: AnySpec) -> None: ...
+    def begin(self, spec: Spec) -> None: ...
+    def news(self, spec: Spec, news: dict[str, Any]) -> None: ...
+    def end(self, spec: Spec, why_failed: str) -> None: ...
+    def stopped(self, spec: Spec) -> None: ...
+    def elsewhere(self, spec: Spec) -> None: ...
     def warn(self, line: str) -> None: ...
     def close(self) -> None: ...
 
 
-def display(specs: list[AnySpec]) -> Display:
+def display(specs: list[Spec]) -> Display:
     """The display that suits standard error."""
     return Bars(specs) if sys.stderr.isatty() else Lines(specs)
 
 
-def _cost(spec: AnySpec) -> float:
-    """Relative work of a run, for the time left: passes over images, a training step counted as three."""
-    if isinstance(spec, TrainSpec):
-        return 3.0 * spec.epochs * spec.train_size
-    if isinstance(spec, MixtureSpec):
-        return 0.0
-    look = spec.look if isinstance(spec, OodSpec) else spec
-    return 0.2 * max(1, look.draws) * spec.images
-
-
 def _describe(news: dict[str, Any]) -> str:
-    if "loss" not in news:
+    """How far a run is, and what its training shows."""
+    if "at" not in news:
         return f"{100 * news['fraction']:.0f} %"
-    epoch = f"epoch {news['epoch'] + 1}/{news['epochs']}"
-    return f"{epoch}, loss {news['loss']:.3f}, accuracy {news['accuracy']:.1f} %"
+    return ", ".join((news["at"], f"loss {news['loss']:.3f}", *news["shown"]))
 
 
 class Work:
     """Done, total and time left over all runs."""
 
-    def __init__(self, specs: list[AnySpec]) -> None:
-        self.total = sum(map(_cost, specs))
+    def __init__(self, specs: list[Spec]) -> None:
+        self.total = sum(spec.effort for spec in specs)
         self.count = len(specs)
         self.over: set[str] = set()
         self._fractions: dict[str, float] = {}
-        self._costs = {spec.id: _cost(spec) for spec in specs}
+        self._costs = {spec.id: spec.effort for spec in specs}
         self._start = time.monotonic()
 
-    def update(self, spec: AnySpec, fraction: float) -> None:
+    def update(self, spec: Spec, fraction: float) -> None:
         self._fractions[spec.id] = fraction
 
-    def end(self, spec: AnySpec) -> None:
+    def end(self, spec: Spec) -> None:
         self.over.add(spec.id)
         self._fractions[spec.id] = 1.0
 
@@ -79,7 +69,7 @@ class Work:
 class Lines:
     """Plain lines: a run's beginning and end, and now and then how far it is."""
 
-    def __init__(self, specs: list[AnySpec]) -> None:
+    def __init__(self, specs: list[Spec]) -> None:
         self._work = Work(specs)
         self._spoken: dict[str, float] = {}
         self._elsewhere: set[str] = set()
@@ -87,26 +77,26 @@ class Lines:
     def _say(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    def begin(self, spec: AnySpec) -> None:
+    def begin(self, spec: Spec) -> None:
         self._spoken[spec.id] = time.monotonic()
 
-    def news(self, spec: AnySpec, news: dict[str, Any]) -> None:
+    def news(self, spec: Spec, news: dict[str, Any]) -> None:
         self._work.update(spec, news["fraction"])
         if time.monotonic() - self._spoken[spec.id] >= PLAIN_SECONDS:
             self._spoken[spec.id] = time.monotonic()
             self._say(f"  {spec.label}: {_describe(news)}; all runs: {self._work.left()} left")
 
-    def end(self, spec: AnySpec, why_failed: str) -> None:
+    def end(self, spec: Spec, why_failed: str) -> None:
         self._work.end(spec)
         state = f"FAILED: {why_failed}" if why_failed else "done"
         self._say(
             f"[{len(self._work.over)}/{self._work.count}] {spec.label}: {state}; {self._work.left()} left"
         )
 
-    def stopped(self, spec: AnySpec) -> None:
+    def stopped(self, spec: Spec) -> None:
         self._say(f"{spec.label}: stopped at a checkpoint")
 
-    def elsewhere(self, spec: AnySpec) -> None:
+    def elsewhere(self, spec: Spec) -> None:
         if spec.id not in self._elsewhere:
             self._elsewhere.add(spec.id)
             self._say(f"{spec.label}: another process is running it; waiting for its record")
@@ -121,7 +111,7 @@ class Lines:
 class Bars:
     """A bar over all runs and one for each run under way."""
 
-    def __init__(self, specs: list[AnySpec]) -> None:
+    def __init__(self, specs: list[Spec]) -> None:
         self._work = Work(specs)
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
@@ -140,28 +130,28 @@ class Bars:
         state = f"{len(self._work.over)}/{self._work.count} done"
         self._progress.update(self._all, completed=self._work.done(), state=state)
 
-    def begin(self, spec: AnySpec) -> None:
+    def begin(self, spec: Spec) -> None:
         self._tasks[spec.id] = self._progress.add_task(f"  {spec.label}", total=1.0, state="")
 
-    def news(self, spec: AnySpec, news: dict[str, Any]) -> None:
+    def news(self, spec: Spec, news: dict[str, Any]) -> None:
         self._work.update(spec, news["fraction"])
         self._progress.update(self._tasks[spec.id], completed=news["fraction"], state=_describe(news))
         self._refresh()
 
-    def end(self, spec: AnySpec, why_failed: str) -> None:
+    def end(self, spec: Spec, why_failed: str) -> None:
         self._work.end(spec)
         self._remove(spec)
         if why_failed:
             self._progress.console.print(f"{spec.label}: FAILED: {why_failed}", markup=False)
         self._refresh()
 
-    def stopped(self, spec: AnySpec) -> None:
+    def stopped(self, spec: Spec) -> None:
         self._remove(spec)
 
-    def elsewhere(self, spec: AnySpec) -> None:
+    def elsewhere(self, spec: Spec) -> None:
         self._remove(spec)
 
-    def _remove(self, spec: AnySpec) -> None:
+    def _remove(self, spec: Spec) -> None:
         if spec.id in self._tasks:
             self._progress.remove_task(self._tasks.pop(spec.id))
 

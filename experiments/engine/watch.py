@@ -9,6 +9,14 @@ class Stopped(Exception):
     """Somebody asked for a stop; what was reached is in a checkpoint."""
 
 
+class Diverged(Exception):
+    """The loss stopped being finite: the run ends here, whoever runs it."""
+
+    def __init__(self, epoch: int, step: int) -> None:
+        super().__init__(f"loss is not finite in epoch {epoch}, step {step}")
+        self.epoch, self.step = epoch, step
+
+
 @dataclass(frozen=True, kw_only=True)
 class Watch:
     """`stop` is asked between steps, `progress` gets news about once a second, `warn` gets lines for the

@@ -23,7 +23,7 @@ from experiments.engine import lock
 from experiments.engine.distributed import Group, join, single
 from experiments.engine.execute import CPU_THREADS, Outcome, execute
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, TrainSpec, parse_spec
+from experiments.engine.spec import Spec, Training, parse_spec
 from experiments.engine.watch import Watch
 
 Say = Callable[[dict[str, Any]], None]
@@ -56,7 +56,7 @@ def main() -> None:
         return
     for line in _lines_until_orphaned():
         spec = parse_spec(json.loads(line))
-        if args.processes > 1 and isinstance(spec, TrainSpec):
+        if args.processes > 1 and isinstance(spec, Training):
             busy = lock.is_claimed(store.folder(spec))  # cheaper than several processes that find it out
             outcome = Outcome("busy") if busy else _torchrun(spec, args, say, stop)
         else:
@@ -68,7 +68,7 @@ def _alone(device: str) -> Group:
     return single(torch.device(device))
 
 
-def _member(spec: AnySpec, store: Store, watch: Watch, say: Say) -> None:
+def _member(spec: Spec, store: Store, watch: Watch, say: Say) -> None:
     group = join()
     outcome = execute(spec, store, group, watch)
     if group.leads:
@@ -76,7 +76,7 @@ def _member(spec: AnySpec, store: Store, watch: Watch, say: Say) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _torchrun(spec: AnySpec, args: argparse.Namespace, say: Say, stop: threading.Event) -> Outcome:
+def _torchrun(spec: Spec, args: argparse.Namespace, say: Say, stop: threading.Event) -> Outcome:
     """Share one training among several processes; the first one's news pass through here."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={args.processes}", "-m", "experiments.engine.worker"]

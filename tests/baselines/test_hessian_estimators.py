@@ -10,8 +10,8 @@ from torch import nn
 from baselines.method import Loss
 from baselines.settings import IVON
 from experiments.engine.distributed import single
+from experiments.engine.image_training import ImageTraining
 from experiments.engine.spec import TrainSpec
-from experiments.engine.train import Training
 
 ESTIMATORS = ("price", "gradsq", "ggn")
 TRAIN_SIZE = 1000
@@ -103,7 +103,7 @@ def test_engine_knows_the_training_accuracy(name, precision):
         method=method,
         precision=precision,
     )
-    training = Training(spec, single(torch.device("cpu")))
+    training = ImageTraining(spec, single(torch.device("cpu")))
     ((images, labels),) = list(training.batches())[:1]
     with torch.no_grad():
         logits = training.network.logits(images)

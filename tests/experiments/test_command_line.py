@@ -165,7 +165,7 @@ def test_missing_imagenet_says_what_where_and_how(tmp_path, monkeypatch, capsys)
     assert str(tmp_path / "data") in said.err
     assert "http" in said.err or "IVON_DATA" in said.err
     assert main(["plan", "table1", "--scale", "paper", "--runs", str(tmp_path / "runs")]) == 0
-    assert "data set imagenet: " in capsys.readouterr().out
+    assert "data: ImageNet, " in capsys.readouterr().out
 
 
 def test_broken_record_is_one_line_with_a_remedy(tmp_path, capsys):

@@ -9,11 +9,11 @@ import torch
 from baselines import METHODS
 from experiments.engine import checkpoint
 from experiments.engine.distributed import single
-from experiments.engine.estimate import Throughput, checkpoint_bytes, fraction_done, parameters_of
+from experiments.engine.estimate import Throughput, checkpoint_bytes, fraction_done
+from experiments.engine.image_training import ImageTraining
 from experiments.engine.measure import measure
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
-from experiments.engine.train import Training
 from experiments.plan import plan
 
 
@@ -81,17 +81,17 @@ def test_it_counts_what_is_to_do_and_names_what_is_not_known(store):
     assert "trainings: 1 to do, 1 of 2 over" in text
     assert "evaluations: 1 to do, 0 of 1 over" in text
     assert "not known for 2 runs" in text and "--measure" in text
-    assert "data set digits: comes with a dependency" in text
+    assert "data: Digits, comes with a dependency" in text
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_disk_space_is_that_of_the_checkpoints(name):
     spec = training(name, width=16, batch_size=10)
-    run = Training(spec, single(torch.device("cpu")))
+    run = ImageTraining(spec, single(torch.device("cpu")))
     run.take_step(*next(run.batches()))
     file = io.BytesIO()
-    torch.save(run.state_dict(0.0), file)
-    expected = checkpoint_bytes(spec, parameters_of(spec)) / checkpoint.KEPT
+    torch.save(run.state_dict(), file)
+    expected = checkpoint_bytes(spec, spec.parameters) / checkpoint.KEPT
     assert file.tell() < 1.25 * expected  # names, shapes and counters of a hundred small tensors add some
     if name != "swag":  # its deviations come with the epochs
         assert file.tell() > 0.95 * expected

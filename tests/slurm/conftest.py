@@ -11,7 +11,7 @@ import pytest
 
 from experiments.engine import log
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec
+from experiments.engine.spec import Spec
 from experiments.errors import RunError, UserError
 from slurm.one_machine import OneMachine, Settings
 from slurm.one_machine.members import FOREIGN
@@ -80,7 +80,7 @@ def submit() -> Callable[..., list[Submitted]]:
     profile = {"partition": "main", "time_limit_minutes": 30, "signal_seconds": 10, "mem_gb": 1.0}
 
     def submit(
-        specs: list[AnySpec], store: Store, *, processes: int = 1, seconds: float | None = None, **changes
+        specs: list[Spec], store: Store, *, processes: int = 1, seconds: float | None = None, **changes
     ) -> list[Submitted]:
         cluster = Cluster(**{**profile, "checkpoint_seconds": 0.5, **changes})
         return submit_runs(specs, store, cluster, lambda _: processes, lambda _: seconds)[0]
@@ -100,10 +100,10 @@ def wait_until() -> Callable[..., None]:
 
 
 @pytest.fixture
-def in_work(store, wait_until) -> Callable[[AnySpec], int]:
+def in_work(store, wait_until) -> Callable[[Spec], int]:
     """Wait until the run has a checkpoint and is not over; the number of the process that trains."""
 
-    def wait(spec: AnySpec) -> int:
+    def wait(spec: Spec) -> int:
         folder = store.folder(spec)
         wait_until(lambda: any(folder.glob("checkpoint-*.pt")), seconds=100)
         assert not store.is_over(spec)

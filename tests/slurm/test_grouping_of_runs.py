@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from baselines.settings import SGD
 from experiments.engine.artefact import with_required
-from experiments.engine.spec import AnySpec, EvalSpec, MixtureSpec, TrainSpec
+from experiments.engine.spec import EvalSpec, MixtureSpec, Spec, TrainSpec
 from slurm.grouping import ARRAY_LIMIT, bundles, tasks
 from slurm.profile import Cluster
 
@@ -17,7 +17,7 @@ def training(seed: int) -> TrainSpec:
     return TrainSpec(dataset="digits", model="resnet20", method=SGD(lr=0.1), seed=seed, width=2)
 
 
-def grid(seeds: int) -> list[AnySpec]:
+def grid(seeds: int) -> list[Spec]:
     trainings = [training(seed) for seed in range(seeds)]
     return [spec for t in trainings for spec in (t, EvalSpec(train=t), EvalSpec(train=t, draws=2))]
 

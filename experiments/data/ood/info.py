@@ -43,3 +43,11 @@ class OodSet:
     origin: str
     check: Callable[[Path], None]
     load: Callable[[Path], OodImages]
+
+    def fetch(self, root: Path) -> None:
+        """Bring what is public."""
+        self.check(root)
+
+    def where(self, root: Path) -> str:
+        """In words, for plans."""
+        return f"images from elsewhere: {self.origin}"

@@ -6,36 +6,40 @@ result. `protocol` is raised by hand when code changes results.
 """
 
 import json
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from experiments.engine.spec.base import Spec, nearest, one_line
 from experiments.engine.spec.looks import EvalSpec, MixtureSpec, OodSpec
-from experiments.engine.spec.training import MethodSettings, TrainSpec
+from experiments.engine.spec.training import MethodSettings, Training, TrainSpec
 from experiments.errors import UserError
 
 __all__ = [
-    "AnySpec",
     "EvalSpec",
     "MethodSettings",
     "MixtureSpec",
     "OodSpec",
     "Spec",
     "TrainSpec",
+    "Training",
     "nearest",
     "one_line",
     "parse_spec",
 ]
 
-AnySpec = TrainSpec | EvalSpec | MixtureSpec | OodSpec
-_ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(Annotated[AnySpec, Field(discriminator="kind")])
+KINDS = {"train": TrainSpec, "evaluate": EvalSpec, "mixture": MixtureSpec, "ood": OodSpec}
+_ADAPTER: TypeAdapter[Spec] = TypeAdapter(
+    Annotated[reduce(or_, KINDS.values()), Field(discriminator="kind")]  # type: ignore[valid-type]
+)
 
 
-def parse_spec(data: dict[str, Any]) -> AnySpec:
+def parse_spec(data: dict[str, Any]) -> Spec:
     """The specification that `model_dump` turned into `data`; UserError in one line otherwise."""
     try:
         # JSON, because strict validation accepts from JSON what JSON cannot say more exactly.
         return _ADAPTER.validate_json(json.dumps(data))
     except ValidationError as error:
-        raise UserError(one_line(error)) from None
+        raise UserError(one_line(error, KINDS)) from None

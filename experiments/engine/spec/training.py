@@ -1,23 +1,100 @@
-"""One training of one image classifier."""
+"""What all trainings share, and the training of one image classifier."""
 
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from baselines import METHODS
 from experiments.data import DATASETS
-from experiments.engine.spec.base import Spec, known_name
+from experiments.engine.spec.base import Pace, Source, Spec, known_name
 from experiments.models import MODELS
 
 if TYPE_CHECKING:
-    from experiments.engine.spec import AnySpec
+    from experiments.engine.distributed import Group
+    from experiments.engine.train import Task
+    from experiments.engine.watch import Watch
 
 MethodSettings = Annotated[reduce(or_, METHODS.values()), Field(discriminator="name")]  # type: ignore[valid-type]
 
 
-class TrainSpec(Spec):
+class Training(Spec):
+    """One training of one network by one method; several processes may share it."""
+
+    method: MethodSettings
+    batch_size: Annotated[int, Field(ge=1)]  # over all devices
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_is_known(cls, method: Any) -> Any:
+        if isinstance(method, dict):
+            known_name(str(method.get("name")), list(METHODS))
+        return method
+
+    @property
+    @abstractmethod
+    def rounds(self) -> int:
+        """The parts of the training, each ended by a look at the network: epochs."""
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Updates in the whole training."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """How many weights the network has."""
+
+    @property
+    @abstractmethod
+    def network_name(self) -> str:
+        """The network, in a word or two."""
+
+    @property
+    def devices(self) -> int:
+        """GPUs over which a cluster spreads it."""
+        return 1
+
+    @abstractmethod
+    def begin(self, group: Group) -> Task:
+        """The training before its first step."""
+
+    @property
+    def trainings(self) -> tuple[Training, ...]:
+        return (self,)
+
+    def with_trainings(self, change: Callable[[Training], Training]) -> Training:
+        return change(self)
+
+    @property
+    def pace(self) -> Pace:
+        draws = getattr(self.method, "mc_samples", 1)
+        method = self.method.name + (f" ({draws} draws)" if draws != 1 else "")
+        return Pace(
+            units=self.steps, unit=f"step of {self.network_name}", alike=("step", *self._alike, method)
+        )
+
+    @property
+    @abstractmethod
+    def _alike(self) -> tuple[str | int | None, ...]:
+        """What, beside the method, makes steps equally fast."""
+
+    def carry_out(self, folder_of: Callable[[Spec], Path], group: Group, watch: Watch) -> dict[str, Any]:
+        from experiments.engine.train import train
+
+        return train(self, folder_of(self), group, watch)
+
+
+class TrainSpec(Training):
     """One training of one image classifier."""
 
     experiment: ClassVar[str] = "image_classification"
@@ -28,14 +105,11 @@ class TrainSpec(Spec):
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # part of the training set kept aside and evaluated on
     model: str
     width: Annotated[int, Field(ge=1)] | None = None  # None: the paper's width
-    method: MethodSettings
     epochs: Annotated[int, Field(ge=1)] = 200  # Sec. C.2
     warmup_epochs: Annotated[int, Field(ge=0)] = 5
     cosine_epochs: Annotated[int, Field(ge=1)] | None = None  # length of the cosine; None: all epochs (D6)
-    batch_size: Annotated[int, Field(ge=1)] = 50  # over all devices
-    precision: Literal["fp32", "bf16"] = "fp32"
+    batch_size: Annotated[int, Field(ge=1)] = 50
     curve_every: Annotated[int, Field(ge=1)] = 10  # epochs between two points of the curves
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @field_validator("dataset")
     @classmethod
@@ -47,15 +121,8 @@ class TrainSpec(Spec):
     def _model_is_known(cls, name: str) -> str:
         return known_name(name, list(MODELS))
 
-    @field_validator("method", mode="before")
-    @classmethod
-    def _method_is_known(cls, method: Any) -> Any:
-        if isinstance(method, dict):
-            known_name(str(method.get("name")), list(METHODS))
-        return method
-
     @model_validator(mode="after")
-    def _batch_fits(self) -> "TrainSpec":
+    def _batch_fits(self) -> Self:
         if self.batch_size > self.train_size:
             raise ValueError(f"batch_size {self.batch_size} exceeds the {self.train_size} training examples")
         return self
@@ -76,16 +143,49 @@ class TrainSpec(Spec):
         return "held" if self.holdout else "test"
 
     @property
-    def requires(self) -> tuple["AnySpec", ...]:
-        """The runs that have to be done before."""
-        return ()
+    def rounds(self) -> int:
+        return self.epochs
 
     @property
-    def trainings(self) -> tuple["TrainSpec", ...]:
-        """Those that the run is about."""
-        return (self,)
+    def steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def parameters(self) -> int:
+        import torch
+
+        data = DATASETS[self.dataset]
+        with torch.device("meta"):  # takes no memory for them
+            model = MODELS[self.model].build(
+                data.num_classes, in_channels=data.channels, width=self.width, side=data.side
+            )
+        return sum(p.numel() for p in model.parameters())
+
+    @property
+    def network_name(self) -> str:
+        return self.model + (f" (width {self.width})" if self.width else "")
+
+    @property
+    def devices(self) -> int:
+        return DATASETS[self.dataset].devices
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        return (DATASETS[self.dataset],)
+
+    @property
+    def effort(self) -> float:
+        return 3.0 * self.epochs * self.train_size
 
     @property
     def label(self) -> str:
-        """A few words for progress lines."""
         return f"{self.method.name} {self.dataset} {self.model} seed {self.seed}"
+
+    @property
+    def _alike(self) -> tuple[str | int | None, ...]:
+        return (self.dataset, self.model, self.width, self.batch_size, self.precision)
+
+    def begin(self, group: Group) -> Task:
+        from experiments.engine.image_training import ImageTraining
+
+        return ImageTraining(self, group)

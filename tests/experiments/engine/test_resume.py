@@ -10,8 +10,8 @@ from baselines import METHODS
 from experiments.engine import checkpoint
 from experiments.engine.evaluate import evaluate
 from experiments.engine.spec import EvalSpec
-from experiments.engine.train import Diverged, train
-from experiments.engine.watch import Stopped, Watch
+from experiments.engine.train import train
+from experiments.engine.watch import Diverged, Stopped, Watch
 
 STEPS = 4  # of a tiny run
 
@@ -131,7 +131,7 @@ def test_divergence_in_the_very_last_step_is_noticed(tiny, cpu, folders):
 
 def test_a_kill_costs_an_epoch_at_most(tiny, cpu, tmp_path, monkeypatch):
     """Long before a checkpoint is due by time."""
-    monkeypatch.setattr("experiments.engine.train.EPOCH_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("experiments.engine.train.ROUND_CHECKPOINT_SECONDS", 0.0)
     epochs = []
 
     def look(_news) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 import pytest
 
 from experiments.engine.record import Store
-from experiments.engine.spec import AnySpec, OodSpec, TrainSpec
+from experiments.engine.spec import OodSpec, Spec, TrainSpec
 from experiments.metrics.ood import OOD_METRICS
 
 MACHINE = {"device": "a made-up machine"}
 METRICS = ("top1_acc", "top5_acc", "nll", "ece", "brier", "auroc")
 
 
-def _result(spec: AnySpec) -> dict:
+def _result(spec: Spec) -> dict:
     """Numbers of the right kind that depend on the run alone."""
     draw = random.Random(spec.id).random
     if isinstance(spec, TrainSpec):
@@ -47,8 +47,8 @@ def _result(spec: AnySpec) -> dict:
 
 
 @pytest.fixture
-def fabricate() -> Callable[[Store, list[AnySpec]], None]:
-    def write(store: Store, specs: list[AnySpec]) -> None:
+def fabricate() -> Callable[[Store, list[Spec]], None]:
+    def write(store: Store, specs: list[Spec]) -> None:
         for spec in specs:
             store.add(spec, {"failure": None, "result": _result(spec), "machine": MACHINE})
 
