@@ -13,7 +13,7 @@ from experiments.engine import files
 from experiments.engine.artefact import SCALES, Artefact, Scale
 from experiments.engine.estimate import Throughput
 from experiments.engine.local import default_device
-from experiments.engine.record import Store
+from experiments.engine.record import Snapshot, Store
 from experiments.engine.spec import Spec, nearest
 from experiments.errors import UserError
 from experiments.executors import EXECUTORS, executor
@@ -200,9 +200,9 @@ def _logs(args: argparse.Namespace) -> int:
 
 def _render(args: argparse.Namespace) -> int:
     if args.source == "runs":
-        store, root = Store(args.runs), args.runs / "artefacts"
+        store, root = Snapshot(args.runs), args.runs / "artefacts"
     else:
-        store, root = Store(RESULTS / "reference"), RESULTS / "artefacts"
+        store, root = Snapshot(RESULTS / "reference"), RESULTS / "artefacts"
     if args.artefact == "all":
         jobs = [(a, s) for a in ARTEFACTS.values() for s in a.scales if _any_done(a.runs(s), store)]
     else:

@@ -15,7 +15,7 @@ from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.assignments import changed, value_of
 from experiments.engine.local import Launcher, Options, default_device, default_jobs
 from experiments.engine.progress import display
-from experiments.engine.record import Store
+from experiments.engine.record import Snapshot, Store
 from experiments.engine.spec import Spec, nearest
 from experiments.engine.spec.base import Source
 from experiments.errors import UserError
@@ -102,7 +102,8 @@ def _finish(
     if args.set:
         _report(specs, store)
     else:
-        show(artefact.render(scale, store, files.writable_folder(args.runs / "artefacts" / scale)))
+        folder = files.writable_folder(args.runs / "artefacts" / scale)
+        show(artefact.render(scale, Snapshot(store.root), folder))
     return 1 if failed else 0
 
 

@@ -13,6 +13,7 @@ from plots.style import add_caption, color_of, house_style, new_figure, save_fig
 from plots.tables import Described, unit_sign
 
 GREY = "#444444"
+MANY = 200  # seeds from which on their dots are an image within the PDF, which would grow by kilobytes each
 ABOVE, BELOW = -0.3, 0.3  # of a method's line, in units of the distance between two methods
 
 
@@ -72,6 +73,7 @@ def _draw_panel(ax: Axes, seeds: pd.DataFrame, numbers: pd.DataFrame, methods: l
             alpha=0.55,
             markeredgewidth=0,
             markersize=6,
+            rasterized=len(values) > MANY,
         )
         for row in numbers[numbers["method"] == method].itertuples():
             ax.errorbar(row.mean, line, xerr=row.std, fmt="o", color=color, markersize=4.5, capsize=2.5)
