@@ -4,9 +4,10 @@ A method is built by its settings (`baselines.settings`) for one network. It dif
 it takes a step, what it does at the beginning of an epoch, and how it yields predictive draws.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -30,12 +31,32 @@ class Loss:
     # Precision of the run, for calls of the network itself in place of `forward`.
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     seen: Callable[[Tensor], None] | None = None  # is shown the outputs of every forward pass, detached
+    micro_batches: int = 1  # equal parts that are computed one after the other, each with a draw of its own
+    max_grad_norm: float = math.inf  # methods that draw clip the gradients of each draw, others their mean
+    # Within it a backward pass leaves its gradients on this process, to be reduced with those that follow.
+    apart: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def __call__(self) -> Tensor:
         outputs = self.forward(self.inputs)
         if self.seen is not None:
             self.seen(outputs.detach())
         return self.criterion(outputs, self.targets)
+
+    def parts(self) -> list["Loss"]:
+        """The loss of each micro-batch; their mean is that of the mini-batch."""
+        if self.micro_batches == 1:
+            return [self]
+        size, rest = divmod(len(self.inputs), self.micro_batches)
+        if rest:
+            raise ValueError(f"micro_batches {self.micro_batches}: must divide {len(self.inputs)} examples")
+        pieces = zip(self.inputs.split(size), self.targets.split(size), strict=True)
+        return [replace(self, inputs=x, targets=y, micro_batches=1) for x, y in pieces]
+
+    def clip(self, optimizer: torch.optim.Optimizer) -> None:
+        """Scale all gradients together so that their norm is at most `max_grad_norm`."""
+        if self.max_grad_norm < math.inf:
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(params, self.max_grad_norm)
 
     def per_example_backward(self, network: nn.Module, *, chunk_size: int | None = None) -> Tensor:
         """The mean loss, without graph; `p.grad` and `p.squared_grad` are set (`ivon.per_example_backward`).

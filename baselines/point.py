@@ -31,10 +31,17 @@ class PointEstimate:
 
     def step(self, loss: Loss) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        value = loss()
-        self._backward(value)
+        parts = loss.parts()
+        total = None
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else loss.apart():
+                value = part() if len(parts) == 1 else part() / len(parts)
+                self._backward(value)
+            total = value.detach() if total is None else total + value.detach()
+        loss.clip(self.optimizer)
         self.optimizer.step()
-        return value.detach()
+        assert total is not None  # there is always one part
+        return total
 
     def begin_epoch(self, epoch: int, epochs: int, steps: int) -> None:
         pass

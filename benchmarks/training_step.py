@@ -20,10 +20,12 @@ from torch.optim import SGD, AdamW
 
 from benchmarks import _command
 from benchmarks._command import Findings
-from benchmarks._gpt2 import GPT2, Size
 from benchmarks._table import Row, goal, ratio, show, spread, table
 from benchmarks._timing import Stopwatch, Work, take_turns, to_compare
+from experiments.gpt2.network import NextTokenLoss
 from experiments.models import MODELS
+from experiments.models.gpt2 import SIZES, Size
+from experiments.models.gpt2.network import GPT2
 from ivon import IVON
 
 TURN = 1.0  # seconds
@@ -38,16 +40,16 @@ Case = tuple[str, nn.Module, Loss]  # a description, a new network and its loss
 
 def gpt2(device: torch.device, *, full: bool, sequences: int) -> Case:
     """GPT-2 small, or a toy of it, and random text."""
-    size = Size() if full else TOY
+    size = SIZES["gpt2-small"] if full else TOY
     torch.manual_seed(0)
-    network = GPT2(size).to(device)
+    network = NextTokenLoss(GPT2(size)).to(device)
     shape = (sequences, size.context + 1)
     text = torch.randint(size.vocabulary, shape, generator=torch.Generator().manual_seed(1)).to(device)
     forward = torch.compile(network) if device.type == "cuda" else network
 
     def loss() -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            return forward(text[:, :-1], text[:, 1:])
+            return forward(text)
 
     name = "GPT-2 small" if full else f"GPT-2 of {size.blocks} blocks, width {size.width}"
     return f"{name}, {sequences} x {size.context} tokens", network, loss

@@ -8,21 +8,18 @@ of the update, at one posterior draw. Peak memory is all that is alive in a step
 optimizer, activations. On a GPU both are compiled as well, as the experiments compile SGD's network.
 """
 
-import gc
-import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.profiler import profile, record_function
 
 from baselines.vogn import VOGN
 from benchmarks import _command
 from benchmarks._command import Findings
 from benchmarks._table import Row, goal, ratio, show, spread, table
-from benchmarks._timing import WARM_UP, Stopwatch, Work, take_turns, to_compare
+from benchmarks._timing import Stopwatch, Work, take_turns, to_compare
+from experiments.engine.allocated import Maker, Step, peak_bytes
 from experiments.models import MODELS
 from ivon import per_example_backward
 
@@ -30,10 +27,6 @@ TURN = 1.0  # seconds
 BATCH_SIZE = 50  # Sec. C.2
 PEER = "SGD"
 GOALS = {"time": 1.6, "memory": 1.3}  # of the peer's at most, on a GPU
-_MARK = "the measured step"
-
-Step = Callable[[], Any]
-Maker = Callable[[], Step]  # makes a network and its optimizer
 
 
 def resnet20(device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
@@ -78,36 +71,6 @@ def makers(device: torch.device, chunks: Sequence[int]) -> dict[str, Maker]:
         for chunk in chunks:
             made[f"VOGN, chunks of {chunk}{suffix}"] = lambda n=chunk, c=compiled: vogn(device, n, compiled=c)
     return made
-
-
-def peak_bytes(make: Maker, device: torch.device) -> int:
-    """Bytes alive at the peak of a step, as PyTorch's allocator counts them."""
-    gc.collect()
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        step = make()
-        for _ in range(WARM_UP):
-            step()
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return torch.cuda.max_memory_allocated(device) - before
-    # Everything from the first weight on, as what is freed must have been seen when it was allocated.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it prints when it starts and stops
-    with profile(profile_memory=True) as recorded:
-        step = make()
-        for _ in range(WARM_UP):
-            step()
-        with record_function(_MARK):
-            step()
-    events: list[Any] = recorded.kineto_results.events()  # type: ignore[union-attr]
-    mark = next(event for event in events if event.name() == _MARK)
-    begin, end = mark.start_ns(), mark.start_ns() + mark.duration_ns()
-    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
-    live = peak = sum(size for at, size in changes if at < begin)
-    for size in (size for at, size in changes if begin <= at <= end):
-        live += size
-        peak = max(peak, live)
-    return peak
 
 
 def timed(step: Step) -> Work:

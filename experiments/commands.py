@@ -1,4 +1,4 @@
-"""The commands: list, plan, run, status, cancel, logs, render, publish, verify."""
+"""The commands: list, plan, run, status, cancel, logs, render, publish, verify, sample, export."""
 
 import argparse
 import os
@@ -115,6 +115,16 @@ def _parser() -> Parser:
     verify = command("verify", _verify, "the paper's claims: difference, interval, verdict")
     verify.add_argument("--scale", default="demo")
     verify.add_argument("--from", dest="source", choices=("runs", "reference"), default="runs")
+    sampling = command("sample", _sample, "text of a trained GPT-2, at the mean and under posterior draws")
+    exporting = command("export", _export, "a trained GPT-2 as a folder that the library transformers loads")
+    for sub in (sampling, exporting):
+        sub.add_argument("run", help="the training's id, or how it begins")
+    exporting.add_argument("folder", type=Path)
+    sampling.add_argument("--prompt", default="\n", help="default: an empty line")
+    sampling.add_argument("--tokens", type=int, default=60, help="to be written (default: %(default)s)")
+    sampling.add_argument("--draws", type=int, default=2, help="default: %(default)s")
+    sampling.add_argument("--temperature", type=float, default=0.8, help="default: %(default)s")
+    sampling.add_argument("--top-k", type=int, default=40, help="default: %(default)s")
     return parser
 
 
@@ -229,4 +239,35 @@ def _verify(args: argparse.Namespace) -> int:
 
     store = Store(args.runs if args.source == "runs" else RESULTS / "reference")
     print(verdicts(_scale(args.scale, SCALES), store))
+    return 0
+
+
+def _sample(args: argparse.Namespace) -> int:
+    for name, least in (("tokens", 1), ("draws", 0), ("temperature", 0), ("top_k", 1)):
+        if getattr(args, name) < least:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {least}")
+    from experiments.gpt2.demonstration import language_run, write_and_doubt
+
+    store = Store(args.runs)
+    for line in write_and_doubt(
+        language_run(args.run, store),
+        store,
+        prompt=args.prompt,
+        new_tokens=args.tokens,
+        draws=args.draws,
+        temperature=args.temperature,
+        top_k=args.top_k,
+    ):
+        print(line)
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    if args.folder.exists():
+        raise UserError(f"folder {args.folder}: is there already; name another one")
+    from experiments.gpt2.demonstration import export_mean, language_run
+
+    store = Store(args.runs)
+    export_mean(language_run(args.run, store), store, args.folder)
+    print(os.path.relpath(args.folder))
     return 0

@@ -22,6 +22,8 @@ def plan(specs: list[Spec], store: Store, known: list[Store], device: str) -> It
         yield f"{title}: {len(some) - done} to do, {done} of {len(some)} over"
     left = [spec for spec in specs if not store.is_over(spec)]
     yield from _time(left, store, Throughput(known, device), "GPU" if device == "cuda" else "CPU core")
+    for kind in dict.fromkeys(type(spec) for spec in left if isinstance(spec, Training)):
+        yield from kind.forecast([spec for spec in left if isinstance(spec, kind)], known)
     yield from _disk([spec for spec in left if isinstance(spec, Training)])
     for source in sources(specs):
         yield f"data: {source.title}, {source.where(data_root())}"

@@ -133,10 +133,9 @@ def _options(args: argparse.Namespace) -> Options:
 def _check_shared(specs: list[Spec], processes: int) -> None:
     """Whether each training can be shared among so many processes."""
     for train in [train for spec in specs for train in spec.trainings]:
-        if processes > 1 and train.method.double_backward:
-            raise UserError(f"--processes {processes}: method {train.method.name!r} runs on one device only")
-        if train.batch_size % processes:
-            raise UserError(f"--processes {processes}: must divide batch_size {train.batch_size}")
+        why_not = train.not_shared_by(processes)
+        if why_not:
+            raise UserError(f"--processes {processes}: {why_not}")
 
 
 def _assignments(option: str, pairs: list[str]) -> dict[str, str]:

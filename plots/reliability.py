@@ -36,7 +36,7 @@ def draw(frame: pd.DataFrame, paper: pd.DataFrame, stem: Path, caption: str) -> 
         fig = new_figure(4.6, 6.0)
         ax, share = fig.subplots(2, 1, sharex=True, height_ratios=[5, 1])
         ax.plot([0, 1], [0, 1], color="#444444", linewidth=0.8, linestyle=":", label="perfectly calibrated")
-        pooled = _pooled(frame)
+        pooled = pooled_bins(frame)
         for method in methods:
             bins = pooled.loc[method]
             label = f"{method}, ECE {calibration_error(frame[frame['method'] == method]):.3f}"
@@ -70,7 +70,7 @@ def published_points(paper: pd.DataFrame) -> pd.DataFrame:
     ]
 
 
-def _pooled(frame: pd.DataFrame) -> pd.DataFrame:
+def pooled_bins(frame: pd.DataFrame) -> pd.DataFrame:
     """Bins over all seeds, means weighted by count; index method and bin."""
     filled = frame[frame["count"] > 0]
     weighted = filled.assign(**{name: filled[name] * filled["count"] for name in ("confidence", "accuracy")})

@@ -24,7 +24,7 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "setup-stamp"
 LOG = VENV / "setup.log"
 CONSTRAINTS = ROOT / "constraints.txt"
-EXTRAS = "experiments,slurm,dev"
+EXTRAS = "experiments,nlp,slurm,dev"
 IMPORTED_BY_EVERY_RUN = (
     "ivon",
     "torch._dynamo",

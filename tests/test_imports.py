@@ -25,7 +25,9 @@ WITHOUT_TORCH = [
     "experiments.metrics",
     "experiments.metrics.ood",
     "experiments.metrics.temperature",
+    "experiments.data.text.corpora",
     "experiments.models",
+    "experiments.models.gpt2",
     "plots",
     "slurm.launcher",
 ]

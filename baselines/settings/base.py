@@ -1,6 +1,6 @@
 """What all settings share."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +8,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # the factor of an exponential moving average
 Count = Annotated[int, Field(ge=1)]
+
+Groups = list[dict[str, Any]]  # torch's parameter groups, in place of all parameters alike
 
 
 class Settings(BaseModel):

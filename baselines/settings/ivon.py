@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from baselines.settings.base import Count, Decay, NonNegative, Positive, Settings
+from baselines.settings.base import Count, Decay, Groups, NonNegative, Positive, Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,9 +15,9 @@ class IVON(Settings):
     N).
 
     `hess_approx` is the Hessian estimator that Table 7 compares: "price" is its reparameterisation trick,
-    "gradsq" its squared gradient (SG) and "ggn" its Gauss-Newton estimate. With a squared gradient for the
-    Hessian and noise in the weights, "gradsq" is of Vadam's kind. As in the official package it is ess times
-    the squared mini-batch gradient, where the paper's text has the square alone.
+    "sg" its squared gradient of the mini-batch (SG) and "ggn" its Gauss-Newton estimate. "gradsq" is the SG
+    of the official package: ess times the square, where the paper's text has the square alone. With a squared
+    gradient for the Hessian and noise in the weights, both are of Vadam's kind.
     """
 
     name: Literal["ivon"] = "ivon"
@@ -28,17 +28,19 @@ class IVON(Settings):
     beta2: Decay = 0.99999
     weight_decay: NonNegative = 1e-4
     mc_samples: Count = 1
-    hess_approx: Literal["price", "gradsq", "ggn"] = "price"
+    hess_approx: Literal["price", "gradsq", "ggn", "sg"] = "price"
     clip_radius: Positive | None = None
     sync: bool = False  # under data parallelism: a draw of its own on every device, as in the paper
     rescale_lr: bool = True
 
-    def build(self, model: "nn.Module", *, train_size: int, seed: int) -> "Method":
+    def build(
+        self, model: "nn.Module", *, train_size: int, seed: int, groups: Groups | None = None
+    ) -> "Method":
         from baselines.ivon import VariationalIVON
         from ivon import IVON as Optimizer
 
         optimizer = Optimizer(
-            model.parameters(),
+            groups or model.parameters(),
             lr=self.lr,
             ess=float(train_size if self.ess is None else self.ess),
             hess_init=self.hess_init,
@@ -46,10 +48,11 @@ class IVON(Settings):
             beta2=self.beta2,
             weight_decay=self.weight_decay,
             mc_samples=self.mc_samples,
-            hess_approx=self.hess_approx,
+            # Squares of the mini-batch's gradient are handed over like those of single examples.
+            hess_approx="ggn" if self.hess_approx == "sg" else self.hess_approx,
             clip_radius=float("inf") if self.clip_radius is None else self.clip_radius,
             sync=self.sync,
             rescale_lr=self.rescale_lr,
         )
         optimizer.seed(seed)
-        return VariationalIVON(model, optimizer)
+        return VariationalIVON(model, optimizer, batch_squares=self.hess_approx == "sg")

@@ -66,6 +66,9 @@ class DatasetInfo:
         if self.folder and not self.streaming and not (root / self.folder).exists():
             self.load(root)
 
+    def folder_below(self, _root: Path) -> str | None:
+        return self.folder
+
     def where(self, root: Path) -> str:
         """In words, for plans."""
         try:

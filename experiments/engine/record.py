@@ -42,6 +42,10 @@ class Store:
             return None
         return _parse(text, self.path(spec))
 
+    def read(self, path: Path) -> dict[str, Any]:
+        """The record in a file of this store."""
+        return _parse(path.read_text(), path)
+
     def done(self, spec: Spec) -> dict[str, Any] | None:
         """The record of `spec` if the run came to its end with metrics."""
         record = self.load(spec)
@@ -72,7 +76,7 @@ class Store:
 
     def all(self) -> Iterator[dict[str, Any]]:
         for path in sorted(self.root.glob("*/*.json")):
-            yield _parse(path.read_text(), path)
+            yield self.read(path)
 
 
 @dataclass(frozen=True)

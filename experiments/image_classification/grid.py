@@ -4,12 +4,13 @@
 digits with narrow networks. Both keep the paper's hyperparameters except for what follows from fewer steps
 and examples: `ess` is the number of examples, hess_init gives the posterior the paper's initial width
 (ess * hess_init is kept), beta2 keeps the weight that the initial Hessian has at the end of the paper's runs
-(exp(-2)), and at `demo` the learning rates are those that `tuning` found on held-out training images.
+(exp(-2)), and at `demo` the learning rates are those that `tuning` found on held-out training images. VOGN's
+damping follows hess_init, and its prior is as wide as IVON's.
 """
 
 from itertools import product
 
-from baselines.settings import IVON, SWAG, Settings
+from baselines.settings import IVON, SWAG, VOGN, Settings
 from experiments.engine.artefact import Scale
 from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.image_classification.methods import TEST_DRAWS, paper_method
@@ -28,6 +29,7 @@ DEMO_LR = {  # chosen by `tuning`
     "bbb": 0.006,
     "mc_dropout": 0.2,
     "swag": 0.15,
+    "vogn": 2.5,
 }
 
 TABLE1_METHODS = ("adamw", "sgd", "ivon")
@@ -85,6 +87,10 @@ def shrink(spec: TrainSpec, scale: Scale) -> TrainSpec:
         if isinstance(method, IVON):
             hess_init = round(method.hess_init * PAPER_SIZE / spec.train_size, 10)
             method = method.model_copy(update={"hess_init": hess_init})
+        if isinstance(method, VOGN):
+            larger = PAPER_SIZE / spec.train_size
+            of_size = {"damping": method.damping * larger, "prior_precision": method.prior_precision / larger}
+            method = method.model_copy(update={name: round(value, 10) for name, value in of_size.items()})
     epochs = EPOCHS[scale]
     if isinstance(method, IVON):
         paper_steps = PAPER_STEPS if scale == "demo" else spec.epochs * spec.steps_per_epoch

@@ -10,6 +10,7 @@ from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.claims import Claim
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec
+from experiments.image_classification.departures import departures
 from experiments.image_classification.frames import (
     Look,
     caption,
@@ -56,7 +57,7 @@ def table(
         specs = runs(scale)
         ours, paper = measured(metrics_frame(specs, store), name, scale), published(name)
         metrics = {key: METRICS[key] for key in COLUMNS}
-        words = caption(title, scale, specs, store)
+        words = caption(title, scale, specs, store) + departures(name, scale, ours, paper, metrics)
         rows = tables.make_table(ours, paper, metrics, pairs=pairs_of(specs), methods=methods_of(specs))
         return [
             *tables.write_table(folder / name, rows, words),

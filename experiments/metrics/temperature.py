@@ -48,6 +48,24 @@ def log_probabilities(probs: ArrayLike) -> np.ndarray:
     return np.log(np.maximum(np.asarray(probs, dtype=np.float64), SMALLEST_PROBABILITY))
 
 
+def cross_fitted(
+    logits: ArrayLike, labels: ArrayLike, *, seed: int
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Tempered probabilities (N, C) where no held-out data is left, and the temperatures of both halves.
+
+    A permutation drawn from `seed` cuts the examples into halves; each is tempered as the other one's labels
+    want it, so no label has a say in its own example's temperature.
+    """
+    z, y = _checked(logits, labels)
+    order = np.random.default_rng(seed).permutation(len(z))
+    halves = order[: len(z) // 2], order[len(z) // 2 :]
+    first, second = (fit_temperature(z[other], y[other]) for other in reversed(halves))
+    probs = np.empty_like(z)
+    for half, temperature in zip(halves, (first, second), strict=True):
+        probs[half] = tempered(z[half], temperature)
+    return probs, (first, second)
+
+
 def nll_at(logits: ArrayLike, labels: ArrayLike, temperature: float) -> float:
     """Mean -log softmax(logits / T) of the true class, in nats."""
     z, y = _checked(logits, labels)

@@ -8,6 +8,7 @@ from experiments.data.ood import ood_sets_against
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import OodSpec
+from experiments.image_classification.departures import departures
 from experiments.image_classification.frames import caption, measured, published
 from experiments.image_classification.grid import SEEDS
 from experiments.image_classification.methods import LABELS
@@ -16,7 +17,7 @@ from experiments.metrics.ood import OOD_METRICS
 from experiments.ood.frames import block_of, entropy_frame, metrics_frame
 from plots import entropy_ridges, table_figure, tables
 
-METHODS = ("sgd", "bbb", "mc_dropout", "swag", "ivon")
+METHODS = ("sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
 DATASET: dict[Scale, str] = {"demo": "digits", "small": "cifar10", "paper": "cifar10"}
 
 
@@ -51,7 +52,7 @@ def _table3(scale: Scale, store: Store, folder: Path) -> list[Path]:
         scale,
         specs,
         store,
-    )
+    ) + departures("table3", scale, ours, paper, OOD_METRICS)
     return [
         *tables.write_table(folder / "table3", rows, words),
         *table_figure.draw(ours, paper, OOD_METRICS, folder / "table3_figure", words),

@@ -13,7 +13,7 @@ from experiments.engine.distributed import single
 from experiments.engine.image_training import ImageTraining
 from experiments.engine.spec import TrainSpec
 
-ESTIMATORS = ("price", "gradsq", "ggn")
+ESTIMATORS = ("price", "gradsq", "ggn", "sg")
 TRAIN_SIZE = 1000
 
 
@@ -51,7 +51,7 @@ def test_saved_and_loaded_goes_on_bit_for_bit(estimator, draws, batches, run):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_first_hessian_is_the_hand_derived_one(estimator, batches):
-    """Eq. 4 with hhat = noise * ghat / sigma^2, ess * ghat^2, or the mean over examples of squares."""
+    """Eq. 4 with hhat = noise * ghat / sigma^2, ess * ghat^2, the mean of squares of examples, or ghat^2."""
     model, method = built(estimator, beta2=0.8, hess_init=0.5, weight_decay=0.1)
     params = list(model.parameters())
     ((images, labels),) = batches(0, 1)
@@ -77,10 +77,52 @@ def test_first_hessian_is_the_hand_derived_one(estimator, batches):
             "price": TRAIN_SIZE * 0.6 * (at_draw[i] - means[i]) * ghat[i],
             "gradsq": TRAIN_SIZE * ghat[i].square(),
             "ggn": torch.stack([of_one[i] for of_one in of_each]).square().mean(0),
+            "sg": ghat[i].square(),
         }[estimator]
         expected = 0.8 * 0.5 + 0.2 * hhat + 0.5 * 0.2**2 * (0.5 - hhat).square() / 0.6
         # Single precision, and the noise of "price" is what subtracting the mean leaves of it.
         torch.testing.assert_close(method.optimizer.state[p]["hess"], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_two_steps_of_sg_on_two_weights_by_hand():
+    """Lines 3 to 6 of Algorithm 1 with hhat = ghat^2, for (w x + b - y)^2 at the draws of the network."""
+    lr, ess, hess_init, beta1, beta2, delta = 0.1, 50.0, 0.5, 0.9, 0.8, 0.1
+    model = nn.Linear(1, 1).double()
+    with torch.no_grad():
+        model.weight.fill_(0.4)
+        model.bias.fill_(-0.2)
+    settings = {"ess": ess, "hess_init": hess_init, "beta1": beta1, "beta2": beta2, "weight_decay": delta}
+    method = IVON(lr=lr, hess_approx="sg", **settings).build(model, train_size=1, seed=3)
+    draws: list[tuple[float, float]] = []
+    model.register_forward_pre_hook(lambda *_: draws.append((model.weight.item(), model.bias.item())))
+
+    mean, hess, momentum = [0.4, -0.2], [hess_init] * 2, [0.0] * 2
+    for t, (x, y) in enumerate([(2.0, 1.0), (-1.0, 3.0)], start=1):
+        inputs, targets = (torch.tensor([[v]], dtype=torch.float64) for v in (x, y))
+        method.step(Loss(model, inputs, targets, criterion=F.mse_loss))
+        w, b = draws[-1]
+        slope = 2 * (w * x + b - y)
+        for i, ghat in enumerate((slope * x, slope)):
+            momentum[i] = beta1 * momentum[i] + (1 - beta1) * ghat
+            correction = (hess[i] - ghat**2) ** 2 / (2 * (hess[i] + delta))
+            hess[i] = beta2 * hess[i] + (1 - beta2) * ghat**2 + (1 - beta2) ** 2 * correction
+            direction = momentum[i] / (1 - beta1**t) + delta * mean[i]
+            mean[i] -= lr * (hess_init + delta) * direction / (hess[i] + delta)
+    assert draws[0] != (0.4, -0.2)  # it was a draw, not the mean
+    assert [model.weight.item(), model.bias.item()] == pytest.approx(mean, rel=1e-12)
+    found = [method.optimizer.state[p]["hess"].item() for p in (model.weight, model.bias)]
+    assert found == pytest.approx(hess, rel=1e-12)
+
+
+def test_squares_of_sg_are_those_of_clipped_gradients():
+    """What is clipped within a draw is clipped for the Hessian, too."""
+    model, method = built("sg", beta2=0.0, hess_init=0.5)
+    loss = Loss(model, torch.randn(8, 1, 8, 8), torch.arange(8), max_grad_norm=1e-6)
+    method.step(loss)
+    for p in model.parameters():
+        # With beta2 = 0 and hhat next to nothing, Eq. 4 leaves h^2 / (2 (h + delta)).
+        expected = torch.full_like(p, 0.5**2 / (2 * (0.5 + 1e-4)))
+        torch.testing.assert_close(method.optimizer.state[p]["hess"], expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -122,3 +164,4 @@ def test_groups_of_processes_need_sync_for_ggn(monkeypatch):
     with pytest.raises(ValueError, match="sync"):
         built("ggn")
     assert built("ggn", sync=True)[1].reduces_gradients
+    assert not built("sg")[1].reduces_gradients  # the gradient of the whole batch is its business

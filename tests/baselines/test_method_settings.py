@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from baselines import METHODS
+from baselines.method import Loss
 from baselines.settings import IVON, SGD, AdaHessian, AdamW
 
 MODEL = nn.Linear(2, 1)
@@ -121,10 +122,10 @@ def test_ivon_averages_the_loss_over_its_draws():
     method = IVON(lr=0.1, mc_samples=3).build(model, train_size=10, seed=0)
     seen = []
 
-    def loss():
-        seen.append(model(torch.ones(4, 2)).square().mean())
+    def criterion(outputs, _targets):
+        seen.append(outputs.square().mean())
         return seen[-1]
 
-    returned = method.step(loss)
+    returned = method.step(Loss(model, torch.ones(4, 2), torch.zeros(4), criterion=criterion))
     assert len({value.item() for value in seen}) == 3
     torch.testing.assert_close(returned, torch.stack(seen).mean().detach())

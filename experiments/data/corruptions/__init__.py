@@ -7,15 +7,19 @@ draws are other ones, and the photographs of frost, which are not ours, are repl
 
 Lengths in the published parameters are pixels of images of side 32 and are used as they are for every side,
 so on the 8x8 digits the same severity does more; only `zoom_blur` at severity 1 leaves those unchanged.
+`WITHOUT_LENGTHS` are those that mean the same for every side.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from experiments.data.corruptions.source import CorruptedImages, published_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +27,16 @@ if TYPE_CHECKING:
 
     from experiments.data.batches import DeviceImages
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "corrupted_source", "open_corrupted"]
+__all__ = [
+    "CORRUPTIONS",
+    "SEVERITIES",
+    "WITHOUT_LENGTHS",
+    "CorruptedImages",
+    "Corruption",
+    "corrupt",
+    "corrupted_source",
+    "open_corrupted",
+]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 CHUNK = 500  # images corrupted at once, from one random stream; another number gives other images
@@ -63,6 +76,11 @@ CORRUPTIONS: dict[str, Corruption] = {
     for name, title in members.items()
 }
 
+# They look at one pixel, or at the whole image: noise, light, and the clouds of fog, which span the image.
+# For the others small images could be enlarged, corrupted and reduced again, but that would average away what
+# they do to fine detail, as most of them do.
+WITHOUT_LENGTHS = ("gaussian_noise", "shot_noise", "impulse_noise", "fog", "brightness", "contrast")
+
 
 def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int = 0) -> np.ndarray:
     """Corrupted copies of uint8 images (N, S, S, C) with 1 or 3 channels.
@@ -91,36 +109,45 @@ def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int = 0) -> n
 def corrupted_source(dataset: str, root: Path | None = None) -> str:
     """Where the images of `open_corrupted` come from, for captions: "published" or "made"."""
     from experiments.data import data_root
-    from experiments.data.corruptions.archive import published_folder
 
     return "published" if published_folder(root or data_root(), dataset) else "made"
 
 
 def open_corrupted(
     dataset: str,
-    corruption: str,
+    corruptions: Sequence[str],
     severity: int,
     *,
     device: torch.device | str,
+    first: int | None = None,
     root: Path | None = None,
     seed: int = 0,
 ) -> DeviceImages:
-    """The corrupted test images of a set that is held in memory, and their labels, ready for batches.
+    """The test images of a set that is held in memory under one corruption after the other, with their
+    labels, ready for batches.
 
-    They are normalised like the clean ones. seed: of the draws where the images are made, 0 for all results.
+    They are normalised like the clean ones. first: of each corruption only so many images, from the start.
+    seed: of the draws where the images are made, 0 for all results.
     """
+    import numpy as np
+
     from experiments.data import DATASETS, data_root
     from experiments.data.batches import DeviceImages
-    from experiments.data.corruptions.archive import published_folder, read_published
 
-    _check(corruption, severity)
+    for name in corruptions:
+        _check(name, severity)
     info, root = DATASETS[dataset], root or data_root()
     if folder := published_folder(root, dataset):
-        images, labels = read_published(folder, corruption, severity)
+        from experiments.data.corruptions.archive import read_published
+
+        parts = [read_published(folder, name, severity) for name in corruptions]
+        images = np.concatenate([some[:first] for some, _ in parts])
+        labels = np.concatenate([some[:first] for _, some in parts])
     else:
         arrays = info.load(root)
-        images = corrupt(arrays.test_images, corruption, severity, seed=seed)
-        labels = arrays.test_labels
+        clean = arrays.test_images[:first]
+        images = np.concatenate([corrupt(clean, name, severity, seed=seed) for name in corruptions])
+        labels = np.tile(arrays.test_labels[:first], len(corruptions))
     return DeviceImages(images, labels, device=device, mean=info.mean, std=info.std)
 
 

@@ -4,22 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.data.corruptions.source import ARCHIVES
 from experiments.errors import UserError
 
-FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
 PER_SEVERITY = 10_000
 SHAPE = (5 * PER_SEVERITY, 32, 32, 3)  # the test set five times, from severity 1 to 5
-SOURCES = {
-    "CIFAR-10-C": "https://zenodo.org/records/2535967 (CIFAR-10-C.tar, 2.9 GB, md5 "
-    "56bf5dcef84df0e2308c6dcbcbbd8499)",
-    "CIFAR-100-C": "https://zenodo.org/records/3555552 (CIFAR-100-C.tar, 2.9 GB)",
-}
-
-
-def published_folder(root: Path, dataset: str) -> Path | None:
-    """The unpacked archive for this data set; None if the data root has none."""
-    folder = root / FOLDERS[dataset] if dataset in FOLDERS else None
-    return folder if folder and folder.is_dir() else None
 
 
 def read_published(folder: Path, corruption: str, severity: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +26,7 @@ def _read(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"cannot read {file} ({' '.join(str(error).split())}): complete the folder from "
-            f"{SOURCES[file.parent.name]}, or move it away, and the images are made"
+            f"{ARCHIVES[file.parent.name]}, or move it away, and the images are made"
         ) from error
     if array.dtype != np.uint8 or array.shape != shape:
         raise UserError(f"{file} must hold uint8 {shape}, found {array.dtype} {array.shape}")

@@ -48,6 +48,10 @@ class OodSet:
         """Bring what is public."""
         self.check(root)
 
+    def folder_below(self, _root: Path) -> str | None:
+        """None: they are read once, into memory."""
+        return None
+
     def where(self, root: Path) -> str:
         """In words, for plans."""
         return f"images from elsewhere: {self.origin}"

@@ -13,16 +13,30 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from experiments.engine.spec.base import Spec, nearest, one_line
+from experiments.engine.spec.corrupted import CorruptedSpec
+from experiments.engine.spec.cost import CostSpec
+from experiments.engine.spec.draws import DrawSweepSpec
+from experiments.engine.spec.language import LanguageSpec, PerplexitySpec
 from experiments.engine.spec.looks import EvalSpec, MixtureSpec, OodSpec
+from experiments.engine.spec.temperature import TemperatureSpec
+from experiments.engine.spec.toy import RegressionSpec, SurfaceSpec
 from experiments.engine.spec.training import MethodSettings, Training, TrainSpec
 from experiments.errors import UserError
 
 __all__ = [
+    "CorruptedSpec",
+    "CostSpec",
+    "DrawSweepSpec",
     "EvalSpec",
+    "LanguageSpec",
     "MethodSettings",
     "MixtureSpec",
     "OodSpec",
+    "PerplexitySpec",
+    "RegressionSpec",
     "Spec",
+    "SurfaceSpec",
+    "TemperatureSpec",
     "TrainSpec",
     "Training",
     "nearest",
@@ -30,7 +44,20 @@ __all__ = [
     "parse_spec",
 ]
 
-KINDS = {"train": TrainSpec, "evaluate": EvalSpec, "mixture": MixtureSpec, "ood": OodSpec}
+KINDS = {
+    "train": TrainSpec,
+    "evaluate": EvalSpec,
+    "mixture": MixtureSpec,
+    "ood": OodSpec,
+    "language": LanguageSpec,
+    "perplexity": PerplexitySpec,
+    "cost": CostSpec,
+    "corrupted": CorruptedSpec,
+    "temperature": TemperatureSpec,
+    "draw_sweep": DrawSweepSpec,
+    "regression": RegressionSpec,
+    "surface": SurfaceSpec,
+}
 _ADAPTER: TypeAdapter[Spec] = TypeAdapter(
     Annotated[reduce(or_, KINDS.values()), Field(discriminator="kind")]  # type: ignore[valid-type]
 )

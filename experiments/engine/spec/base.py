@@ -53,6 +53,10 @@ class Source(Protocol):
         """In words where they are, or where they come from."""
         ...
 
+    def folder_below(self, root: Path) -> str | None:
+        """The folder that holds them, from the data root; None where there is none."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:

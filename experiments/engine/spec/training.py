@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -18,6 +18,7 @@ from experiments.models import MODELS
 
 if TYPE_CHECKING:
     from experiments.engine.distributed import Group
+    from experiments.engine.record import Store
     from experiments.engine.train import Task
     from experiments.engine.watch import Watch
 
@@ -38,6 +39,8 @@ class Training(Spec):
         if isinstance(method, dict):
             known_name(str(method.get("name")), list(METHODS))
         return method
+
+    batch_fields: ClassVar[tuple[str, ...]]  # what decides network and batches, beside the method
 
     @property
     @abstractmethod
@@ -64,9 +67,22 @@ class Training(Spec):
         """GPUs over which a cluster spreads it."""
         return 1
 
+    def not_shared_by(self, processes: int) -> str:
+        """Why so many processes cannot share it; empty if they can."""
+        if processes > 1 and self.method.double_backward:
+            return f"method {self.method.name!r} runs on one device only"
+        if self.batch_size % processes:
+            return f"must divide batch_size {self.batch_size}"
+        return ""
+
     @abstractmethod
     def begin(self, group: Group) -> Task:
         """The training before its first step."""
+
+    @classmethod
+    def forecast(cls, specs: list[Self], stores: list[Store]) -> Iterable[str]:
+        """What else a plan says of these trainings; the records in `stores` tell of others like them."""
+        return ()
 
     @property
     def trainings(self) -> tuple[Training, ...]:
@@ -98,6 +114,16 @@ class TrainSpec(Training):
     """One training of one image classifier."""
 
     experiment: ClassVar[str] = "image_classification"
+
+    batch_fields: ClassVar[tuple[str, ...]] = (
+        "dataset",
+        "holdout",
+        "model",
+        "width",
+        "batch_size",
+        "precision",
+        "seed",
+    )
 
     kind: Literal["train"] = "train"
     protocol: Literal[1] = 1

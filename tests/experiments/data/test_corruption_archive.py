@@ -11,6 +11,7 @@ from experiments.data import DATASETS, open_split
 from experiments.data.corruptions import (
     CORRUPTIONS,
     SEVERITIES,
+    CorruptedImages,
     archive,
     corrupt,
     corrupted_source,
@@ -36,7 +37,7 @@ def published(tmp_path, monkeypatch):
 def test_published_images_are_preferred(published, tmp_path):
     assert corrupted_source("cifar10", tmp_path) == "published"
     assert corrupted_source("digits", tmp_path) == "made"
-    data = open_corrupted("cifar10", "fog", 2, device="cpu", root=tmp_path)
+    data = open_corrupted("cifar10", ["fog"], 2, device="cpu", root=tmp_path)
     ((images, labels),) = data.batches(10)
     assert labels.tolist() == [7, 0, 9]
     info = DATASETS["cifar10"]
@@ -44,21 +45,47 @@ def test_published_images_are_preferred(published, tmp_path):
     assert (255 * pixels).numpy() == pytest.approx(published[3:6], abs=1e-3)  # float32 near 255
 
 
+def test_several_corruptions_follow_each_other_and_may_be_cut_short(published, tmp_path):
+    np.save(tmp_path / "CIFAR-10-C" / "snow.npy", published[::-1])
+    data = open_corrupted("cifar10", ["snow", "fog"], 2, device="cpu", first=2, root=tmp_path)
+    ((images, labels),) = data.batches(10)
+    assert labels.tolist() == [7, 0, 7, 0]
+    parts = [
+        next(iter(open_corrupted("cifar10", [name], 2, device="cpu", root=tmp_path).batches(10)))[0][:2]
+        for name in ("snow", "fog")
+    ]
+    assert torch.equal(images, torch.cat(parts))
+    made = open_corrupted("digits", ["fog", "frost"], 4, device="cpu", first=5, root=tmp_path)
+    ((some, labels),) = made.batches(100)
+    ((whole, of_whole),) = open_corrupted("digits", ["frost"], 4, device="cpu").batches(1000)
+    assert torch.equal(some[5:], whole[:5])
+    assert torch.equal(labels, of_whole[:5].repeat(2))
+
+
+def test_plans_say_where_the_images_come_from(published, tmp_path):
+    source = CorruptedImages(dataset="cifar10")
+    assert source.title == "CIFAR-10-C"
+    assert source.where(tmp_path) == f"found in {tmp_path / 'CIFAR-10-C'}"
+    elsewhere = source.where(tmp_path / "empty")
+    assert "made from the published definitions" in elsewhere and "zenodo.org" in elsewhere
+    source.check(tmp_path / "empty")  # nothing the user has to bring
+
+
 def test_incomplete_or_foreign_arrays_are_explained(published, tmp_path):
     with pytest.raises(UserError, match=r"snow\.npy .*zenodo\.org.* or move it away") as caught:
-        open_corrupted("cifar10", "snow", 2, device="cpu", root=tmp_path)
+        open_corrupted("cifar10", ["snow"], 2, device="cpu", root=tmp_path)
     assert "\n" not in str(caught.value)
     np.save(tmp_path / "CIFAR-10-C" / "snow.npy", published[:10])
     with pytest.raises(UserError, match=r"must hold uint8 \(15, 32, 32, 3\), found uint8 \(10,"):
-        open_corrupted("cifar10", "snow", 2, device="cpu", root=tmp_path)
+        open_corrupted("cifar10", ["snow"], 2, device="cpu", root=tmp_path)
     np.save(tmp_path / "CIFAR-10-C" / "snow.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(UserError, match="cannot read"):
-        open_corrupted("cifar10", "snow", 2, device="cpu", root=tmp_path)
+        open_corrupted("cifar10", ["snow"], 2, device="cpu", root=tmp_path)
 
 
 def test_digits_are_made_from_the_test_images_in_their_order(tmp_path):
     clean = open_split("digits", "test", device="cpu")
-    faint = open_corrupted("digits", "contrast", 1, device="cpu", root=tmp_path)
+    faint = open_corrupted("digits", ["contrast"], 1, device="cpu", root=tmp_path)
     assert torch.equal(faint.labels, clean.labels)
     for (images, _), (fainter, _) in zip(clean.batches(200), faint.batches(200), strict=True):
         middle = images.mean(dim=(2, 3), keepdim=True)

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from experiments.data import corruptions
-from experiments.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from experiments.data.corruptions import CORRUPTIONS, SEVERITIES, WITHOUT_LENGTHS, corrupt
 from experiments.data.corruptions.blur import GLASS, MOTION
 from experiments.data.corruptions.digital import _affine_places
 from experiments.data.corruptions.geometry import looked_up, motion_blurred, zoom_matrix
@@ -83,6 +83,17 @@ def test_grey_digits_of_8x8_are_corrupted_too(name, tmp_path):
     for severity in SEVERITIES:
         unchanged = name == "zoom_blur" and severity == 1  # enlarged by 6 percent, 8 pixels stay 8
         assert (change(images, corrupt(images, name, severity)) == 0) == unchanged
+
+
+@pytest.mark.parametrize("name", WITHOUT_LENGTHS)
+def test_without_lengths_small_images_change_as_much_as_large_ones(name):
+    changes = []
+    for side in (8, 32):
+        slope = np.linspace(20, 230, side).astype(np.uint8)
+        images = np.broadcast_to(slope[:, None, None], (400, side, side, 1))
+        changes.append(change(images, corrupt(images, name, 5)))
+    # A slope of 8 pixels varies by 11 % more than one of 32. A blur of fixed width changes it thrice as much.
+    assert changes[0] == pytest.approx(changes[1], rel=0.15)
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from baselines import METHODS
 from experiments.engine import checkpoint
@@ -122,5 +124,25 @@ def in_child() -> Callable[[Callable[[], Any]], int]:
             traceback.print_exc()
         finally:
             os._exit(code)
+
+    return start
+
+
+@pytest.fixture
+def together(in_child, tmp_path) -> Callable[..., None]:
+    """`together(2, action)`: `action(group)` in so many processes that form a group; all have to end well."""
+    meetings = iter(range(100))
+
+    def start(world: int, action: Callable[[Group], None]) -> None:
+        meeting = tmp_path / f"meeting{next(meetings)}"
+
+        def member(rank: int) -> None:
+            threading.Timer(60, lambda: os._exit(3)).start()  # a group that hangs
+            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+            action(Group(rank=rank, world=world, device=torch.device("cpu")))
+            dist.destroy_process_group()
+
+        members = [in_child(lambda rank=rank: member(rank)) for rank in range(world)]
+        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in members] == [0] * world
 
     return start

@@ -1,38 +1,14 @@
 """Several processes that share one training, over gloo on CPUs."""
 
-import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-import torch.distributed as dist
 
 from experiments.engine.distributed import Group
 from experiments.engine.execute import execute
 from experiments.engine.record import Store
 from experiments.engine.watch import Watch
-
-
-@pytest.fixture
-def together(in_child, tmp_path) -> Callable[..., None]:
-    """`together(2, action)`: `action(group)` in so many processes that form a group; all have to end well."""
-    meetings = iter(range(100))
-
-    def start(world: int, action: Callable[[Group], None]) -> None:
-        meeting = tmp_path / f"meeting{next(meetings)}"
-
-        def member(rank: int) -> None:
-            threading.Timer(60, lambda: os._exit(3)).start()  # a group that hangs
-            dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
-            action(Group(rank=rank, world=world, device=torch.device("cpu")))
-            dist.destroy_process_group()
-
-        members = [in_child(lambda rank=rank: member(rank)) for rank in range(world)]
-        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in members] == [0] * world
-
-    return start
 
 
 def stop_after_looks(count: int) -> Callable[[], bool]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from experiments.artefacts import ARTEFACTS
-from experiments.engine.spec import EvalSpec, TrainSpec, parse_spec
+from experiments.engine.spec import EvalSpec, LanguageSpec, TrainSpec, parse_spec
 from experiments.errors import RunError
 from experiments.image_classification.frames import method_label
 
@@ -50,6 +50,12 @@ def test_names_and_scales(name):
 def test_scales_are_what_they_say(name, scale):
     """demo: no download. small: the paper's data, less of it. paper: the paper's."""
     for train in {train.id: train for s in ARTEFACTS[name].specs(scale) for train in s.trainings}.values():
+        if isinstance(train, LanguageSpec):
+            assert (train.corpus == "python-docs") == (scale == "demo")
+            assert (train.corpus == "openwebtext") == (train.train_steps == 100_000) == (scale == "paper")
+            if train.method.name == "ivon" and name != "tuning_gpt2":
+                assert train.method.beta2**train.train_steps == pytest.approx(math.exp(-1), rel=0.01)
+            continue
         assert (train.dataset == "digits") == (scale == "demo")
         assert (train.epochs == 200) == (scale == "paper")
         assert (train.width is None) == (scale != "demo")

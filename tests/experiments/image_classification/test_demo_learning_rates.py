@@ -1,4 +1,4 @@
-"""The demo's learning rates are what the published tuning runs say, with the same budget for each method."""
+"""The demo's settings are what the published tuning runs say, with a stated budget for each method."""
 
 from collections import Counter
 
@@ -6,8 +6,18 @@ import pytest
 
 from experiments.commands import RESULTS
 from experiments.engine.record import Store
-from experiments.image_classification.grid import DEMO_LR, SEEDS
-from experiments.image_classification.tuning import METHODS, TUNING, learning_rates, trials_frame, winners
+from experiments.image_classification.grid import DEMO_LR, SEEDS, training
+from experiments.image_classification.tuning import (
+    DAMPED,
+    METHODS,
+    TUNING,
+    candidates,
+    means_over_seeds,
+    trials_frame,
+    winners,
+)
+
+TRAIN_SIZE = 1000  # of the demo
 
 
 @pytest.fixture(scope="module")
@@ -16,21 +26,58 @@ def trials():
 
 
 def test_every_trial_is_published(trials):
-    assert Counter(trials.method) == dict.fromkeys(METHODS, 12)  # six rates, two seeds
+    """Six rates and two seeds, and for VOGN as many for each damping."""
+    budget = dict.fromkeys(METHODS["demo"], 12)
+    assert Counter(trials.method) == {**budget, "vogn": 12 * len(DAMPED)}
 
 
 def test_the_demo_takes_the_winners(trials):
-    assert winners(trials) == DEMO_LR
+    found = winners(trials)
+    assert {method: settings["lr"] for method, settings in found.items()} == DEMO_LR
+    for method, settings in found.items():
+        chosen = training("digits", "resnet20", method, 0, "demo").method
+        assert {name: getattr(chosen, name) for name in settings} == settings
 
 
-def test_no_winner_lies_at_the_edge_of_its_range(trials):
-    """Otherwise a better rate may lie outside, and the comparison would favour whoever was searched well."""
-    for method, lr in winners(trials).items():
-        assert learning_rates(method)[0] < lr < learning_rates(method)[-1], method
+def test_no_winning_rate_lies_at_the_edge_of_its_range(trials):
+    """Otherwise a better one may lie outside, and the comparison would favour whoever was searched well."""
+    for method, settings in winners(trials).items():
+        damping = settings.get("damping")
+        rates = [each["lr"] for each in candidates(method, TRAIN_SIZE) if each.get("damping") == damping]
+        assert rates[0] < settings["lr"] < rates[-1], method
 
 
-def test_trials_see_neither_the_test_set_nor_the_seeds_of_the_table():
-    for spec in TUNING.specs("demo"):
-        train = spec.trainings[0]
-        assert train.evaluated_split == "held"
-        assert train.seed not in SEEDS["demo"]
+def test_beyond_the_largest_damping_lies_sgd_which_is_not_better(trials):
+    """VOGN of much damping is SGD at lr / damping, with the same momentum and weight decay."""
+    vogn = winners(trials)["vogn"]
+    dampings = sorted({each["damping"] for each in candidates("vogn", TRAIN_SIZE)})
+    assert vogn["damping"] > dampings[0]
+    means = means_over_seeds(trials)
+    best = means[means.chosen].set_index("method").nll
+    assert vogn["damping"] < dampings[-1] or best["vogn"] < best["sgd"]
+
+
+def test_trials_see_neither_the_test_set_nor_the_seeds_of_the_tables():
+    for scale in TUNING.scales:
+        for spec in TUNING.specs(scale):
+            train = spec.trainings[0]
+            assert train.evaluated_split == "held"
+            assert train.seed not in SEEDS[scale]
+
+
+def test_a_mean_over_seeds_with_a_diverged_run_does_not_win(trials):
+    means = means_over_seeds(trials)
+    assert set(means[means.chosen].method) == set(trials.method)
+    assert means[means.chosen].nll.max() < float("inf")
+
+
+def test_at_small_only_settings_that_are_lost_are_searched():
+    methods = {spec.trainings[0].method for spec in TUNING.specs("small")}
+    assert {method.name for method in methods} == {"vogn"}
+    assert len(methods) == 18
+    # 50 times as many images, a 50th of the damping: the same widths of the posterior, and the same ratios.
+    found = sorted(
+        (round(50 * method.damping, 4), round(method.lr / method.damping, 4)) for method in methods
+    )
+    tried = candidates("vogn", TRAIN_SIZE)
+    assert found == sorted((each["damping"], round(each["lr"] / each["damping"], 4)) for each in tried)

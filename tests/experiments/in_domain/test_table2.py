@@ -12,8 +12,9 @@ def looks(scale: str) -> dict[str, list]:
     return found
 
 
-def test_its_rows_are_the_papers_eight_methods_and_ivons_mean():
-    rows = {"AdamW", "SGD", "BBB", "MC-dropout", "SWAG", "IVON@mean", "IVON", "Deep ensemble", "Multi-IVON"}
+def test_its_rows_are_the_papers_eight_methods_vogn_and_ivons_mean():
+    rows = {"AdamW", "SGD", "BBB", "MC-dropout", "SWAG", "VOGN", "IVON@mean", "IVON"}
+    rows |= {"Deep ensemble", "Multi-IVON"}
     for scale in ("demo", "small", "paper"):
         assert set(looks(scale)) == rows
     assert {method: len(specs) for method, specs in looks("paper").items()} == dict.fromkeys(rows, 5)
@@ -43,7 +44,7 @@ def test_draws_are_those_of_the_paper():
         method: {s.draws for s in specs if isinstance(s, EvalSpec)}
         for method, specs in looks("paper").items()
     }
-    assert draws["IVON"] == draws["BBB"] == draws["SWAG"] == {64}
+    assert draws["IVON"] == draws["BBB"] == draws["SWAG"] == draws["VOGN"] == {64}
     assert draws["MC-dropout"] == {32}
     assert draws["IVON@mean"] == draws["SGD"] == draws["AdamW"] == {0}
 

@@ -7,6 +7,7 @@ from scipy.special import softmax
 from experiments.metrics.temperature import (
     HIGHEST,
     LOWEST,
+    cross_fitted,
     fit_temperature,
     log_probabilities,
     nll_at,
@@ -77,3 +78,15 @@ def test_what_cannot_be_fitted_is_refused(logits, labels, message):
         fit_temperature(logits, labels)
     with pytest.raises(ValueError, match="positive"):
         tempered([[0.0, 1.0]], 0)
+
+
+def test_cross_fitting_tempers_each_half_as_the_other_wants_it():
+    logits, labels = predictions(3.0, count=501)
+    probs, temperatures = cross_fitted(logits, labels, seed=4)
+    order = np.random.default_rng(4).permutation(501)
+    for half, other, temperature in zip(
+        (order[:250], order[250:]), (order[250:], order[:250]), temperatures, strict=True
+    ):
+        assert temperature == fit_temperature(logits[other], labels[other])
+        assert np.array_equal(probs[half], tempered(logits[half], temperature))
+    assert (probs.argmax(axis=1) == logits.argmax(axis=1)).all()

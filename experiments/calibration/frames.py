@@ -1,0 +1,56 @@
+"""From records about calibration to data frames."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from experiments.engine.record import Store
+from experiments.engine.spec import TemperatureSpec
+from experiments.image_classification.frames import Look, method_label, pairs_of
+
+PREDICTED, SCALED = "as predicted", "temperature-scaled"
+SIDES = {"metrics_before": PREDICTED, "metrics": SCALED}  # in the result of a record
+
+
+def temperature_frame(specs: Sequence[TemperatureSpec], store: Store) -> pd.DataFrame:
+    """dataset, model, side (`PREDICTED` or `SCALED`), method, seed, metric, value: a row a number."""
+    rows = [
+        {**_run(spec.look), "side": side, "metric": name, "value": value}
+        for spec in specs
+        if (record := store.done(spec))
+        for part, side in SIDES.items()
+        for name, value in record["result"][part].items()
+        if value is not None
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "model", "side", "method", "seed", "metric", "value"])
+
+
+def mean_temperatures(specs: Sequence[TemperatureSpec], store: Store) -> dict[str, float]:
+    """Per method the mean temperature over both halves and all seeds."""
+    rows = [
+        {"method": method_label(spec.look), "temperature": temperature}
+        for spec in specs
+        if (record := store.done(spec))
+        for temperature in record["result"]["temperatures"]
+    ]
+    frame = pd.DataFrame(rows, columns=["method", "temperature"])
+    return frame.groupby("method", sort=False)["temperature"].mean().to_dict()
+
+
+def bins_frame(specs: Sequence[Look], store: Store) -> pd.DataFrame:
+    """dataset, model, method, seed, bin, confidence, accuracy, count: a row a bin, mixtures included."""
+    rows = [
+        {**_run(spec), "bin": index, **{name: bins[name][index] for name in bins}}
+        for spec in specs
+        if (record := store.done(spec))
+        for bins in [record["result"]["reliability"]]
+        for index in range(len(bins["count"]))
+    ]
+    columns = ["dataset", "model", "method", "seed", "bin", "confidence", "accuracy", "count"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _run(spec: Look) -> dict[str, object]:
+    ((dataset, model),) = pairs_of([spec])
+    seed = spec.trainings[0].seed
+    return {"dataset": dataset, "model": model, "method": method_label(spec), "seed": seed}

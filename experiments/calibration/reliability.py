@@ -1,0 +1,30 @@
+"""Reliability diagrams of all methods of Table 2, mixtures included (ours): other looks at its records."""
+
+from pathlib import Path
+
+from experiments.calibration.frames import bins_frame
+from experiments.engine.artefact import Artefact, Scale
+from experiments.engine.record import Store
+from experiments.engine.spec import EvalSpec, MixtureSpec
+from experiments.image_classification.frames import Look, caption, measured
+from experiments.in_domain.table2 import TABLE2
+from plots import reliability_panels
+
+
+def _runs(scale: Scale) -> list[Look]:
+    return [spec for spec in TABLE2.runs(scale) if isinstance(spec, EvalSpec | MixtureSpec)]
+
+
+def _draw(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _runs(scale)
+    frame = measured(bins_frame(specs, store), "reliability", scale)
+    words = caption("Reliability diagrams of the methods of Table 2.", scale, specs, store)
+    return reliability_panels.draw(frame, folder / "reliability", words)
+
+
+RELIABILITY = Artefact(
+    name="reliability",
+    title="Reliability diagrams of the methods of Table 2 (ours).",
+    runs=lambda scale: list(_runs(scale)),
+    render=_draw,
+)

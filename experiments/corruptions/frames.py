@@ -1,0 +1,33 @@
+"""From records of looks at corrupted images to a data frame."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from experiments.data import DATASETS
+from experiments.engine.record import Store
+from experiments.engine.spec import CorruptedSpec
+from experiments.image_classification.methods import LABELS
+from experiments.models import MODELS
+
+
+def severity_frame(specs: Sequence[CorruptedSpec], store: Store) -> pd.DataFrame:
+    """dataset, model, method, seed, severity, metric, value: a row a mean over corruptions."""
+    rows = [
+        {**_run(spec), "metric": name, "value": value}
+        for spec in specs
+        if (record := store.done(spec))
+        for name, value in record["result"]["metrics"].items()
+    ]
+    return pd.DataFrame(rows, columns=["dataset", "model", "method", "seed", "severity", "metric", "value"])
+
+
+def _run(spec: CorruptedSpec) -> dict[str, object]:
+    train = spec.look.train
+    return {
+        "dataset": DATASETS[train.dataset].title,
+        "model": MODELS[train.model].title + (f" (width {train.width})" if train.width else ""),
+        "method": LABELS[train.method.name],
+        "seed": train.seed,
+        "severity": spec.severity,
+    }

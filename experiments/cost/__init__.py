@@ -1,0 +1,1 @@
+"""What training costs: Table 6 of the paper (Sec. 4.4)."""

@@ -1,0 +1,1 @@
+"""Text as tokens: corpora, tokenizers, shards of tokens on disk, and random windows into them."""

@@ -1,0 +1,115 @@
+"""What a folder of token shards holds: its index, and whether the shards are what the index says."""
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.data.readers.disk import written_whole
+from experiments.errors import RunError
+
+FILE = "index.json"
+FORMAT = 1
+BYTES_PER_TOKEN = 2  # unsigned, little-endian
+CHUNK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One file of tokens: whole documents, each followed by the end of text."""
+
+    file: str
+    tokens: int
+    documents: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """The shards of each split in their order, and what they were made of.
+
+    source: as `Corpus.source` described the text. versions: of the software that made the tokens.
+    """
+
+    corpus: str
+    tokenizer: str
+    vocabulary: int
+    end_of_text: int
+    source: dict[str, str]
+    versions: dict[str, str]
+    splits: dict[str, tuple[Shard, ...]] = field(default_factory=dict)
+
+    def tokens(self, split: str) -> int:
+        return sum(shard.tokens for shard in self.splits[split])
+
+    def fingerprint(self, split: str) -> str:
+        """A hash of what a training on this split sees; not of the software that made it, nor of its day."""
+        seen = [self.tokenizer, self.vocabulary, self.end_of_text]
+        shards = [[shard.tokens, shard.sha256] for shard in self.splits[split]]
+        return hashlib.sha256(json.dumps([*seen, shards]).encode()).hexdigest()[:16]
+
+
+def write_index(file: Path, index: Index) -> None:
+    """Whole or not at all."""
+    with written_whole(file) as temporary:
+        temporary.write_text(
+            json.dumps({"format": FORMAT, **asdict(index)}, indent=1) + "\n", encoding="utf-8"
+        )
+
+
+def read_index(file: Path) -> Index | None:
+    """The index; None if there is no such file."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if content.pop("format") != FORMAT:
+            raise RunError(f"{file} is of another version of this program: remove {file.parent}")
+        splits = {name: tuple(Shard(**s) for s in shards) for name, shards in content.pop("splits").items()}
+        return Index(**content, splits=splits)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise RunError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"{file} is damaged ({error}): remove {file.parent}, and it is made again") from None
+
+
+def check_sizes(folder: Path, index: Index) -> None:
+    """RunError unless every shard is there, as long as it was."""
+    for shard in (shard for shards in index.splits.values() for shard in shards):
+        file = folder / shard.file
+        expected = shard.tokens * BYTES_PER_TOKEN
+        try:
+            found = file.stat().st_size
+        except OSError as error:
+            raise RunError(f"shard {file}: {error.strerror}; remove {folder}, and it is made again") from None
+        if found != expected:
+            raise RunError(
+                f"shard {file} has {found} bytes, not {expected}: remove {folder}, and it is made again"
+            )
+
+
+def verify(folder: Path) -> Index:
+    """Read every shard of a finished folder; RunError that names one whose bytes have changed."""
+    index = read_index(folder / FILE)
+    if index is None:
+        raise RunError(f"{folder} has no {FILE}: its tokens are not finished")
+    check_sizes(folder, index)
+    for split, shards in index.splits.items():
+        for shard in shards:
+            print(f"verifying {split} {shard.file}", file=sys.stderr, flush=True)
+            if (found := _sha256(folder / shard.file)) != shard.sha256:
+                raise RunError(
+                    f"shard {folder / shard.file} has SHA-256 {found[:12]}…, not {shard.sha256[:12]}…: "
+                    f"remove {folder}, and it is made again"
+                )
+    return index
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""Figures 1a and 2: validation perplexity, training loss, precision, and the average over posterior draws."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.engine.artefact import Artefact, Scale
+from experiments.engine.record import Store
+from experiments.engine.spec import LanguageSpec, PerplexitySpec
+from experiments.gpt2.frames import caption, draws_frame, history_frame, measured
+from experiments.gpt2.grid import SEEDS, SIZES, training
+from experiments.gpt2.tuning import TUNING
+from experiments.image_classification.frames import published
+from plots import language_curves, perplexity_by_draws
+
+METHODS = ("adamw", "ivon")
+PRECISIONS: dict[Scale, tuple[str, ...]] = {
+    "demo": ("fp32", "bf16", "bf16-weights"),
+    "small": ("fp32", "bf16", "bf16-weights"),
+    "paper": ("bf16", "bf16-weights"),
+}
+MOST_DRAWS: dict[Scale, int] = {"demo": 64, "small": 32, "paper": 32}
+
+
+def _runs(scale: Scale) -> list[LanguageSpec]:
+    return [
+        training(model, method, seed, scale)
+        for seed in SEEDS[scale]
+        for model in SIZES[scale]
+        for method in METHODS
+    ]
+
+
+def _precision_runs(scale: Scale) -> list[LanguageSpec]:
+    return [
+        training(SIZES[scale][0], method, seed, scale, precision)
+        for seed in SEEDS[scale]
+        for method in METHODS
+        for precision in PRECISIONS[scale]
+    ]
+
+
+def _draws_runs(scale: Scale) -> list[PerplexitySpec]:
+    batches = 200 if scale == "paper" else 50
+    return [
+        PerplexitySpec(train=spec, draws=MOST_DRAWS[scale], batches=batches)
+        for spec in _runs(scale)
+        if spec.method.name == "ivon"
+    ]
+
+
+def _draw_fig1a(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _runs(scale)
+    words = _caption(
+        "Figure 1a: validation perplexity over tokens and over hours of training", scale, specs, store
+    )
+    frame = measured(history_frame(specs, store), "fig1a", scale)
+    return language_curves.perplexity(frame, published("fig1a"), folder / "fig1a", words)
+
+
+def _draw_fig2a(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _runs(scale)
+    words = _caption("Figure 2a: training loss", scale, specs, store)
+    frame = measured(history_frame(specs, store), "fig2a", scale)
+    return language_curves.training_loss(frame, folder / "fig2a", words, style_by="model")
+
+
+def _draw_fig2b(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _precision_runs(scale)
+    words = _caption(
+        "Figure 2b: training loss by precision. bf16 autocast computes in bfloat16 with weights in fp32; "
+        "with bf16 weights there are no others, but IVON keeps 16 more bits of its mean",
+        scale,
+        specs,
+        store,
+    )
+    frame = measured(history_frame(specs, store), "fig2b", scale)
+    return language_curves.training_loss(frame, folder / "fig2b", words, style_by="precision")
+
+
+def _draw_fig2c(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    specs = _draws_runs(scale)
+    words = _caption(
+        "Figure 2c: perplexity of the average prediction over posterior draws; dashed: at its mean",
+        scale,
+        specs,
+        store,
+    )
+    frame = measured(draws_frame(specs, store), "fig2c", scale)
+    return perplexity_by_draws.draw(frame, folder / "fig2c", words)
+
+
+def _caption(what: str, scale: Scale, specs: Sequence[LanguageSpec | PerplexitySpec], store: Store) -> str:
+    lost = "" if what.startswith("Figure 1a") else ", whose published values were not recovered"
+    return caption(f"{what}{lost}.", scale, specs, store)
+
+
+GPT2 = (
+    Artefact(
+        name="fig1a",
+        title="Figure 1a: GPT-2's validation perplexity, AdamW and IVON.",
+        runs=lambda scale: list(_runs(scale)),
+        render=_draw_fig1a,
+    ),
+    Artefact(
+        name="fig2a",
+        title="Figure 2a: GPT-2's training loss.",
+        runs=lambda scale: list(_runs(scale)),
+        render=_draw_fig2a,
+    ),
+    Artefact(
+        name="fig2b",
+        title="Figure 2b: GPT-2's training loss in low precision.",
+        runs=lambda scale: list(_precision_runs(scale)),
+        render=_draw_fig2b,
+    ),
+    Artefact(
+        name="fig2c",
+        title="Figure 2c: GPT-2's perplexity by number of posterior draws.",
+        runs=lambda scale: list(_draws_runs(scale)),
+        render=_draw_fig2c,
+    ),
+    TUNING,
+)

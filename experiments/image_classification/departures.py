@@ -1,0 +1,57 @@
+"""What a table of the paper's scale says when our numbers are not the published ones."""
+
+import math
+from collections.abc import Iterable
+
+import pandas as pd
+
+from experiments.engine.artefact import Scale
+from experiments.metrics import METRICS
+from experiments.metrics.ood import OOD_METRICS
+from plots.comparison import compare
+
+DEVIATIONS = 2.0
+
+# What is known of the published numbers, by artefact, beside what is known of all of them.
+ALL = (
+    "the published numbers are of the paper's first version, the settings of the code that was released later"
+)
+TINYIMAGENET = (
+    "TinyImageNet's effective sample size is 200,000 in the released code and 100,000 by the text, "
+    "and its settings were changed after the first release"
+)
+KNOWN = {
+    "table1": TINYIMAGENET,
+    "table2": "the library behind the published BBB averages the KL over weights where the evidence lower "
+    "bound sums it",
+    "table3": "the FPR95 of the released code is not the false positive rate at a true positive rate of "
+    "95 %, and its detection error is a minimum over thresholds",
+    "table10": TINYIMAGENET,
+}
+
+
+def departures(
+    name: str, scale: Scale, ours: pd.DataFrame, paper: pd.DataFrame, metrics: Iterable[str]
+) -> str:
+    """Sentences about means more than two standard deviations from the published ones; empty if none are.
+
+    The deviation is that of the difference of two runs: the root of the summed variances of ours and theirs.
+    Other scales than the paper's are other experiments, so nothing is said of them.
+    """
+    if scale != "paper":
+        return ""
+    numbers = compare(ours, paper, metrics)
+    found = []
+    for row in numbers.dropna(subset=["mean", "paper_value"]).itertuples():
+        variance = sum(s**2 for s in (row.std, row.paper_std) if not math.isnan(s))
+        if variance and abs(row.mean - row.paper_value) > DEVIATIONS * math.sqrt(variance):
+            metric = METRICS.get(row.metric) or OOD_METRICS[row.metric]
+            place = f"{row.method} on {row.dataset}, {row.model}"
+            found.append(
+                f"{metric.title} of {place} ({row.mean:.{metric.digits}f}, "
+                f"published {row.paper_value:.{metric.digits}f})"
+            )
+    if not found:
+        return ""
+    known = "; ".join(filter(None, (ALL, KNOWN.get(name))))
+    return f" More than two standard deviations from the published value: {'; '.join(found)}. Known: {known}."

@@ -1,0 +1,80 @@
+"""Figure 7: which runs it needs, and what its caption says of the images."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments.artefacts import ARTEFACTS
+from experiments.data.corruptions import CORRUPTIONS
+from experiments.engine.record import Store
+from experiments.engine.spec import CorruptedSpec, TrainSpec
+from plots import severities, style
+
+FIG7 = ARTEFACTS["fig7"]
+
+
+@pytest.fixture(autouse=True)
+def few_pixels(monkeypatch):
+    monkeypatch.setattr(style, "PNG_DPI", 50)
+
+
+@pytest.fixture
+def captions(monkeypatch) -> list[str]:
+    found: list[str] = []
+    real = severities.add_caption
+    monkeypatch.setattr(severities, "add_caption", lambda fig, words: found.append(words) or real(fig, words))
+    return found
+
+
+def add(store: Store, spec: CorruptedSpec, source: str, accuracy: float = 50.0) -> None:
+    metrics = {"top1_acc": accuracy, "nll": 1.0, "ece": 0.1, "brier": 0.5, "ece_pooled": 0.1}
+    result = {"metrics": metrics, "corruptions": {}, "images": 32, "source": source, "seconds": 1.0}
+    store.add(spec, {"failure": None, "result": result, "machine": {"device": "made up"}})
+
+
+def test_the_papers_is_every_corruption_of_every_image_by_table2s_networks():
+    specs = FIG7.runs("paper")
+    assert len(specs) == 5 * 5 * 5  # methods, seeds, severities
+    assert all(spec.corruptions == tuple(CORRUPTIONS) and spec.images is None for spec in specs)
+    assert {spec.look.draws for spec in specs} == {0, 32, 64}
+    needed = {spec.id for spec in FIG7.specs("paper") if isinstance(spec, TrainSpec)}
+    assert len(needed) == 25
+    assert needed <= {spec.id for spec in ARTEFACTS["table2"].specs("paper")}
+
+
+def test_smaller_scales_take_fewer_images_with_as_many_draws():
+    for scale in ("demo", "small"):
+        specs = FIG7.runs(scale)
+        assert {spec.look.draws for spec in specs} == {0, 32, 64}
+        assert {spec.severity for spec in specs} == {1, 2, 3, 4, 5}
+        assert max(spec.passes for spec in specs) < 64 * 5000
+
+
+def test_drawn_from_what_is_there(captions, tmp_path: Path):
+    store, specs = Store(tmp_path / "runs"), FIG7.runs("demo")
+    ivon = [spec for spec in specs if spec.look.train.method.name == "ivon"][:4]
+    for spec in ivon:
+        add(store, spec, "made", accuracy=90.0 - spec.severity)
+    paths = FIG7.render("demo", store, tmp_path / "out")
+    frame = pd.read_csv(next(path for path in paths if path.suffix == ".csv"))
+    accuracy = frame[frame.metric == "top1_acc"]
+    assert accuracy.set_index("severity").value.to_dict() == {k: 90.0 - k for k in range(1, 5)}
+    assert set(frame.method) == {"IVON"}
+    (words,) = captions
+    assert f"{len(specs) - 4} of {len(specs)} runs are missing" in words
+    assert "6 of the 15 corruptions (gaussian noise," in words
+    assert "first 32 test images only" in words
+    assert "images made from the published definitions" in words and "frost" not in words
+    assert "The paper's values were not recovered." in words
+
+
+def test_the_caption_names_both_sources_where_there_are_two(captions, tmp_path: Path):
+    store, specs = Store(tmp_path / "runs"), FIG7.runs("paper")
+    add(store, specs[0], "made")
+    add(store, specs[1], "published")
+    FIG7.render("paper", store, tmp_path / "out")
+    (words,) = captions
+    assert "made from the published definitions, with drawn ice in place" in words
+    assert "images of the published archive" in words
+    assert "means over the 15 corruptions" in words and "only" not in words

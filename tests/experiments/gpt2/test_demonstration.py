@@ -1,0 +1,85 @@
+"""The commands `sample` and `export`, on a network that has just been trained."""
+
+import pytest
+
+from experiments.__main__ import main
+
+TINY = ["train_steps=4", "eval_every=2", "width=16", "context=16", "eval_batches=1"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of runs with IVON and AdamW trained for four steps, and the ids."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("IVON_DATA", str(folder / "data"))
+    runs = folder / "runs"
+    ids = {}
+    for method in ("ivon", "adamw"):
+        before = set((runs / "gpt2").glob("*.json"))
+        command = ["run", "fig1a", "--only", f"method={method}", "seed=0", "--set", *TINY, "--jobs", "1"]
+        assert main([*command, "--runs", str(runs)]) == 0
+        (new,) = set((runs / "gpt2").glob("*.json")) - before
+        ids[method] = new.stem
+    yield runs, ids
+    patch.undo()
+
+
+def test_text_and_entropies(trained, capsys):
+    runs, ids = trained
+    capsys.readouterr()
+    arguments = ["--prompt", "import ", "--tokens", "5", "--draws", "2", "--runs", str(runs)]
+    assert main(["sample", ids["ivon"][:8], *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "mean of the posterior" in said and "posterior draw 2" in said
+    assert said.count("import ") >= 3
+    rows = said.partition("== entropy")[2].splitlines()[2:]
+    assert len(rows) == 5
+    for row in rows:
+        assert 0 < float(row.split()[-1]) <= 5.8  # nats; log of 320 tokens
+    assert main(["sample", ids["ivon"], *arguments]) == 0
+    assert capsys.readouterr().out == said  # the same each time
+    assert main(["sample", ids["adamw"], *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "the network" in said and "posterior" not in said
+
+
+def test_exported_network_is_the_mean(trained, tmp_path):
+    import torch
+
+    from experiments.engine.distributed import single
+    from experiments.engine.record import Store
+    from experiments.engine.watch import Watch
+    from experiments.gpt2.demonstration import language_run
+    from experiments.gpt2.perplexity import trained_model
+    from experiments.torchvision_guard import import_torchvision
+
+    runs, ids = trained
+    assert main(["export", ids["ivon"], str(tmp_path / "out"), "--runs", str(runs)]) == 0
+    import_torchvision()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    store = Store(runs)
+    spec = language_run(ids["ivon"], store)
+    ours = trained_model(spec, store.folder(spec), single(torch.device("cpu")), Watch()).model
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "out")("import sys", return_tensors="pt")["input_ids"]
+    assert tokens.tolist() == [list(b"import sys")]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sample", "0000"], "no finished training"),
+        (["sample", "ivon", "--tokens", "0"], "--tokens 0: must be at least 1"),
+        (["export", "0000", "."], "is there already"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, trained, capsys):
+    runs, _ = trained
+    capsys.readouterr()
+    assert main([*arguments, "--runs", str(runs)]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
