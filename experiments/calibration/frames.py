@@ -37,19 +37,6 @@ def mean_temperatures(specs: Sequence[TemperatureSpec], store: Store) -> dict[st
     return frame.groupby("method", sort=False)["temperature"].mean().to_dict()
 
 
-def bins_frame(specs: Sequence[Look], store: Store) -> pd.DataFrame:
-    """dataset, model, method, seed, bin, confidence, accuracy, count: a row a bin, mixtures included."""
-    rows = [
-        {**_run(spec), "bin": index, **{name: bins[name][index] for name in bins}}
-        for spec in specs
-        if (record := store.done(spec))
-        for bins in [record["result"]["reliability"]]
-        for index in range(len(bins["count"]))
-    ]
-    columns = ["dataset", "model", "method", "seed", "bin", "confidence", "accuracy", "count"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def _run(spec: Look) -> dict[str, object]:
     ((dataset, model),) = pairs_of([spec])
     seed = spec.trainings[0].seed

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from experiments.calibration.frames import bins_frame
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, MixtureSpec
-from experiments.image_classification.frames import Look, caption, measured
+from experiments.image_classification.frames import Look, caption, measured, reliability_frame
 from experiments.in_domain.table2 import TABLE2
 from plots import reliability_panels
 
@@ -17,7 +16,7 @@ def _runs(scale: Scale) -> list[Look]:
 
 def _draw(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _runs(scale)
-    frame = measured(bins_frame(specs, store), "reliability", scale)
+    frame = measured(reliability_frame(specs, store), "reliability", scale)
     words = caption("Reliability diagrams of the methods of Table 2.", scale, specs, store)
     return reliability_panels.draw(frame, folder / "reliability", words)
 

@@ -67,13 +67,13 @@ def history_frame(specs: list[TrainSpec], store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "model", "method", "seed", *numbers])
 
 
-def reliability_frame(specs: list[EvalSpec], store: Store) -> pd.DataFrame:
+def reliability_frame(specs: Sequence[Look], store: Store) -> pd.DataFrame:
     """dataset, model, method, seed, bin, confidence, accuracy, count, ece: a row a bin."""
     rows = [
         {
-            **_pair(spec.train),
+            **_pair(spec.trainings[0]),
             "method": method_label(spec),
-            "seed": spec.train.seed,
+            "seed": spec.trainings[0].seed,
             "bin": index,
             "confidence": bins["confidence"][index],
             "accuracy": bins["accuracy"][index],

@@ -6,10 +6,9 @@ import pandas as pd
 import pytest
 
 from experiments.artefacts import ARTEFACTS
-from experiments.calibration.frames import bins_frame
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, MixtureSpec, Spec, TrainSpec
-from experiments.image_classification.frames import method_label
+from experiments.image_classification.frames import method_label, reliability_frame
 from plots import style
 
 METRICS = {"top1_acc": 90.0, "top5_acc": 99.0, "nll": 0.5, "ece": 0.1, "brier": 0.3, "auroc": None}
@@ -71,7 +70,7 @@ def test_bins_of_mixtures_are_read_like_those_of_single_looks(store):
     bins = {"confidence": [None, 0.75], "accuracy": [None, 0.5], "count": [0, 8]}
     for spec in (mixture, mixture.members[0]):
         add(store, spec, reliability=bins, metrics=METRICS)
-    frame = bins_frame(panels, store)
+    frame = reliability_frame(panels, store)
     assert len(frame) == 4
     assert set(frame.method) == {"SGD", "Deep ensemble"}
     assert (
