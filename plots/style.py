@@ -65,6 +65,7 @@ NO_METADATA = {
 }
 PNG_DPI = 200
 CAPTION_SIZE = 7
+CAPTION_LINE_INCHES = 0.125
 CAPTION_CHARACTERS_PER_INCH = 18  # at CAPTION_SIZE, with some room to spare
 
 
@@ -80,9 +81,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 def add_caption(fig: Figure, caption: str) -> None:
     """Small text below everything else, wrapped to the width of the figure."""
-    width = int(fig.get_figwidth() * CAPTION_CHARACTERS_PER_INCH)
-    text = textwrap.fill(caption, width=width)
-    fig.supxlabel(text, x=0.01, ha="left", fontsize=CAPTION_SIZE, color="#444444")
+    lines = _wrapped(caption, fig.get_figwidth())
+    fig.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=CAPTION_SIZE, color="#444444")
+
+
+def caption_height(caption: str, width: float) -> float:
+    """Inches that `add_caption` takes in a figure of this many inches."""
+    return CAPTION_LINE_INCHES * len(_wrapped(caption, width))
+
+
+def _wrapped(caption: str, width: float) -> list[str]:
+    return textwrap.wrap(caption, width=int(width * CAPTION_CHARACTERS_PER_INCH))
 
 
 def color_of(methods: Iterable[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from plots.comparison import compare, pairs_of
-from plots.style import add_caption, color_of, house_style, new_figure, save_figure
+from plots.style import add_caption, caption_height, color_of, house_style, new_figure, save_figure
 from plots.tables import Described, unit_sign
 
 GREY = "#444444"
@@ -36,7 +36,8 @@ def draw(
     ]
     with house_style():
         width = 1.2 + 1.45 * len(metrics)
-        fig = new_figure(width, 0.75 + len(pairs) * (0.4 + 0.3 * len(methods)))
+        height = 0.4 + caption_height(caption, width) + len(pairs) * (0.4 + 0.3 * len(methods))
+        fig = new_figure(width, height)
         grid = fig.subplots(len(pairs), len(metrics), squeeze=False, sharey=True)
         for axes, pair in zip(grid, pairs, strict=True):
             for ax, name in zip(axes, metrics, strict=True):
