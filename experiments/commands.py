@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from experiments.artefacts import ARTEFACTS
-from experiments.data import DATASETS
 from experiments.data.root import data_root
 from experiments.engine import files
 from experiments.engine.artefact import SCALES, Artefact, Scale
@@ -171,7 +170,8 @@ def _plan(args: argparse.Namespace) -> int:
         from experiments.engine.measure import measure
 
         for spec in unmeasured(specs, Throughput(known, device)):
-            DATASETS[spec.dataset].check(data_root())
+            for source in spec.sources:
+                source.check(data_root())
             measure(spec, store, device)
     for line in plan(specs, store, known, device):
         print(line)

@@ -64,7 +64,7 @@ class Throughput:
         for key in (pace.alike, pace.alike[:-1]):
             if key in self._seconds:
                 one, known = median(self._seconds[key]), len(self._seconds[key])
-                words = f"{1000 * one:.3g} ms a {pace.unit} ({self._names[key]}, {known} measured)"
+                words = f"{1000 * one:.3g} ms per {pace.unit} ({self._names[key]}, {known} measured)"
                 return Estimate(one * pace.units, words)
         return None
 

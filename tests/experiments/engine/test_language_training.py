@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from baselines.settings import IVON, SGD, AdamW
-from experiments.engine import checkpoint
+from experiments.engine import checkpoint, measure
+from experiments.engine.estimate import Throughput
 from experiments.engine.execute import execute
 from experiments.engine.record import Store
 from experiments.engine.spec import LanguageSpec, PerplexitySpec
@@ -239,6 +240,17 @@ def test_average_over_draws(small, cpu, tmp_path):
 
     with pytest.raises(Stopped):
         by_draws(look, store.folder(spec), cpu, Watch(stop=lambda: True))
+
+
+def test_a_short_measurement_tells_how_long_a_training_takes(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "STEPS", 6)  # more than a round has
+    store, spec = Store(tmp_path), small("ivon")
+    assert Throughput([store], "cpu").estimate(spec) is None
+    found = measure.measure(spec, store, "cpu")
+    assert found["steps"] == 3 and found["seconds"] > 0
+    longer = spec.model_copy(update={"train_steps": 600})
+    estimate = Throughput([store], "cpu").estimate(longer)
+    assert estimate.seconds == pytest.approx(600 * found["seconds"] / 3)
 
 
 def test_speed_is_told(small, cpu, tmp_path):
