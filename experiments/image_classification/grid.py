@@ -29,7 +29,7 @@ DEMO_LR = {  # chosen by `tuning`
     "bbb": 0.006,
     "mc_dropout": 0.2,
     "swag": 0.15,
-    "vogn": 2.5,
+    "vogn": 25.0,
 }
 
 TABLE1_METHODS = ("adamw", "sgd", "ivon")
