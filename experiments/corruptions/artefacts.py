@@ -19,7 +19,7 @@ from experiments.in_domain.table2 import predictor
 from experiments.metrics import METRICS, Metric
 from plots import severities
 
-METHODS = ("sgd", "bbb", "mc_dropout", "swag", "ivon")
+METHODS = ("sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
 REDUCED: dict[Scale, dict[str, Any]] = {
     "demo": {"corruptions": WITHOUT_LENGTHS, "images": 32},
     "small": {"images": 200},

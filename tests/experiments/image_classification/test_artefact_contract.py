@@ -51,8 +51,12 @@ def test_scales_are_what_they_say(name, scale):
     """demo: no download. small: the paper's data, less of it. paper: the paper's."""
     for train in {train.id: train for s in ARTEFACTS[name].specs(scale) for train in s.trainings}.values():
         if isinstance(train, LanguageSpec):
-            assert (train.corpus == "python-docs") == (scale == "demo")
-            assert (train.corpus == "openwebtext") == (train.train_steps == 100_000) == (scale == "paper")
+            if scale == "demo":
+                assert train.corpus == "python-docs"
+            assert (train.train_steps == 100_000) == (scale == "paper")
+            assert (train.corpus == "openwebtext") == (
+                scale == "paper" and name != "table6"
+            )  # any text will do
             if train.method.name == "ivon" and name != "tuning_gpt2":
                 assert train.method.beta2**train.train_steps == pytest.approx(math.exp(-1), rel=0.01)
             continue
