@@ -104,9 +104,8 @@ def _finish(fig, frame: pd.DataFrame, by: str, styles: dict[str, str], *, with_p
     if with_paper:
         handles.append(Line2D([], [], linestyle="", marker="D", color="#444444", mfc="white", label="paper"))
     fig.legend(handles=handles, loc="outside right upper")
-    titles = (
-        dict.fromkeys(frame["dataset"]) if by == "model" and len(styles) > 1 else frame[["dataset", "model"]]
-    )
-    if isinstance(titles, pd.DataFrame):
-        titles = titles.iloc[0]
-    fig.suptitle(", ".join(titles), fontsize=9)
+    # Over the axes, as a title of the whole figure would run into the legend.
+    shown = frame["dataset"].iloc[0]
+    if frame["model"].nunique() == 1:
+        shown += f", {frame['model'].iloc[0]}"
+    fig.axes[0].set_title(shown, loc="left")

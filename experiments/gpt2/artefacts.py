@@ -90,8 +90,8 @@ def _draw_fig2c(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 
 def _caption(what: str, scale: Scale, specs: Sequence[LanguageSpec | PerplexitySpec], store: Store) -> str:
-    lost = "" if what.startswith("Figure 1a") else ", whose published values were not recovered"
-    return caption(f"{what}{lost}.", scale, specs, store)
+    lost = "" if what.startswith("Figure 1a") else " The published values were not recovered."
+    return caption(f"{what}.{lost}", scale, specs, store)
 
 
 GPT2 = (

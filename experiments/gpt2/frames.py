@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import pandas as pd
 
@@ -92,6 +93,14 @@ def caption(what: str, scale: Scale, specs: Sequence[Spec], store: Store) -> str
         f"Ours: {protocol}; {seeds} seed{'s' if seeds > 1 else ''}; "
         f"measured on {', '.join(devices) or 'nothing yet'}.",
     ]
-    if len(records) < len(specs):
-        parts.append(f"{len(specs) - len(records)} of {len(specs)} runs are missing.")
+    ended = [record for spec in specs if (record := store.load(spec))]
+    if len(ended) < len(specs):
+        parts.append(f"{len(specs) - len(ended)} of {len(specs)} runs are missing.")
+    parts += sorted({_diverged(record) for record in ended if record["failure"]})
     return " ".join(parts)
+
+
+def _diverged(record: dict[str, Any]) -> str:
+    """A sentence about a training that has no curve, the same for all seeds."""
+    spec = record["spec"]
+    return f"{LABELS[spec['method']['name']]} with {PRECISIONS[spec['precision']]} diverged."
