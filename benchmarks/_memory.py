@@ -14,19 +14,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.profiler import profile, record_function
 
 from benchmarks._optimizers import Builder, hand_over, random_gradients, random_weights
 from benchmarks.shapes import Shape, total
+from experiments.engine.allocated import WARM_UP, alive_and_peak
 
 COUNTED_UP_TO = 30_000_000  # parameters; the profiler's own memory grows with the events
 RESIDENT_FROM = 10_000_000  # parameters; below them Python's objects blur what is resident
-_MARK = "the measured step"
-_WARM_UP = 2  # steps, after which all state exists
 _M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
@@ -60,7 +57,7 @@ def resident(build: Builder, shapes: Sequence[Shape], dtype: torch.dtype = torch
     libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
     cpu = torch.device("cpu")
     rehearsal = _stepper(build, *_tensors(shapes, cpu, dtype))  # compiles, starts threads, imports
-    for _ in range(_WARM_UP):
+    for _ in range(WARM_UP):
         rehearsal()
     del rehearsal
     gc.collect()
@@ -68,7 +65,7 @@ def resident(build: Builder, shapes: Sequence[Shape], dtype: torch.dtype = torch
     weights, gradients = _tensors(shapes, cpu, dtype)
     before = _pages("VmRSS")
     step = _stepper(build, weights, gradients)
-    for _ in range(_WARM_UP):
+    for _ in range(WARM_UP):
         step()
     gc.collect()
     kept = _pages("VmRSS") - before
@@ -99,26 +96,7 @@ def _stepper(build: Builder, weights: list[nn.Parameter], gradients: list[Tensor
 def _of_profiler(
     build: Builder, shapes: Sequence[Shape], device: torch.device, dtype: torch.dtype
 ) -> tuple[int, int]:
-    # Everything from the first parameter on, as what is freed must have been seen when it was allocated.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it prints when it starts and stops
-    with profile(profile_memory=True) as recorded:
-        step = _stepper(build, *_tensors(shapes, device, dtype))
-        for _ in range(_WARM_UP):
-            step()
-        gc.collect()
-        with record_function(_MARK):
-            step()
-    events: list[Any] = recorded.kineto_results.events()  # type: ignore[union-attr]
-    mark = next(event for event in events if event.name() == _MARK)
-    begin, end = mark.start_ns(), mark.start_ns() + mark.duration_ns()
-    changes = sorted(
-        ((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"),
-        key=lambda change: change[0],
-    )
-    kept = peak = live = sum(size for at, size in changes if at < begin)
-    for size in (size for at, size in changes if begin <= at <= end):
-        live += size
-        peak = max(peak, live)
+    kept, peak = alive_and_peak(lambda: _stepper(build, *_tensors(shapes, device, dtype)))
     base = 2 * total(shapes) * dtype.itemsize  # parameters and gradients
     return kept - base, peak - base
 
@@ -131,7 +109,7 @@ def _of_gpu(
     # Asked, not summed up: this allocator rounds each tensor up to 512 bytes.
     base = torch.cuda.memory_allocated(device)
     step = _stepper(build, weights, gradients)
-    for _ in range(_WARM_UP):
+    for _ in range(WARM_UP):
         step()
     gc.collect()
     kept = torch.cuda.memory_allocated(device)

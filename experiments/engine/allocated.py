@@ -31,6 +31,11 @@ def peak_bytes(make: Maker, device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         step()
         return torch.cuda.max_memory_allocated(device) - before
+    return alive_and_peak(make)[1]
+
+
+def alive_and_peak(make: Maker) -> tuple[int, int]:
+    """Bytes on the CPU between two steps, and at the peak of one, by the profiler."""
     # Everything from the first weight on, as what is freed must have been seen when it was allocated.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it prints when it starts and stops
     with profile(profile_memory=True) as recorded:
@@ -47,11 +52,11 @@ def peak_bytes(make: Maker, device: torch.device) -> int:
         ((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"),
         key=lambda change: change[0],
     )
-    live = peak = sum(size for at, size in changes if at < begin)
+    alive = live = peak = sum(size for at, size in changes if at < begin)
     for size in (size for at, size in changes if begin <= at <= end):
         live += size
         peak = max(peak, live)
-    return peak
+    return alive, peak
 
 
 def tensor_bytes(state: Any) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from experiments.engine import files
+from experiments.errors import RunError
 
 KEPT = 2
 
@@ -42,6 +43,21 @@ def load(folder: Path, spec_id: str, *, warn: Callable[[str], None]) -> dict[str
         with suppress(FileNotFoundError):  # another process of the same run was faster
             path.rename(path.with_suffix(".rejected"))
     return None
+
+
+def of_whole_training(
+    folder: Path, spec_id: str, *, rounds: int, count: str, warn: Callable[[str], None]
+) -> dict[str, Any]:
+    """The last state of a training, whose field `count` says how many of its `rounds` it has done; RunError
+    if it is gone or not the end.
+    """
+    saved = load(folder, spec_id, warn=warn)
+    if saved is None or saved[count] < rounds:
+        raise RunError(
+            f"the trained network in {folder} is gone although its record exists; "
+            f"remove {folder}.json to train it again"
+        )
+    return saved
 
 
 def _read(path: Path, spec_id: str) -> tuple[dict[str, Any], str]:

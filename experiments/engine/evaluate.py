@@ -19,7 +19,6 @@ from experiments.engine.distributed import Group
 from experiments.engine.network import Network, build
 from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.engine.watch import Stopped, Watch
-from experiments.errors import RunError
 from experiments.metrics.classification import classification_metrics, reliability
 
 POINT_BATCH = 512
@@ -65,12 +64,7 @@ def predict(spec: EvalSpec, network: Network, data: ImageBatches, watch: Watch) 
 
 def trained_network(spec: TrainSpec, folder: Path, group: Group, watch: Watch) -> Network:
     """The network of the last checkpoint in `folder`; RunError if that is not a whole training."""
-    saved = checkpoint.load(folder, spec.id, warn=watch.warn)
-    if saved is None or saved["epoch"] < spec.epochs:
-        raise RunError(
-            f"the trained network in {folder} is gone although its record exists; "
-            f"remove {folder}.json to train it again"
-        )
+    saved = checkpoint.of_whole_training(folder, spec.id, rounds=spec.epochs, count="epoch", warn=watch.warn)
     network = build(spec, group, train_size=spec.train_size)
     network.load_state_dict(saved["network"])
     return network

@@ -12,19 +12,13 @@ from experiments.engine import checkpoint
 from experiments.engine.distributed import Group
 from experiments.engine.spec.language import LanguageSpec, PerplexitySpec
 from experiments.engine.watch import Stopped, Watch
-from experiments.errors import RunError
 from experiments.gpt2.network import LanguageModel, build
 from experiments.gpt2.training import JUDGED_WINDOWS
 
 
 def trained_model(spec: LanguageSpec, folder: Path, group: Group, watch: Watch) -> LanguageModel:
     """The network of the last checkpoint in `folder`; RunError if that is not a whole training."""
-    saved = checkpoint.load(folder, spec.id, warn=watch.warn)
-    if saved is None or saved["round"] < spec.rounds:
-        raise RunError(
-            f"the trained network in {folder} is gone although its record exists; "
-            f"remove {folder}.json to train it again"
-        )
+    saved = checkpoint.of_whole_training(folder, spec.id, rounds=spec.rounds, count="round", warn=watch.warn)
     text = open_tokens(spec.corpus, "train")
     network = build(spec, group, vocabulary=text.vocabulary, train_tokens=text.count)
     network.load_state_dict(saved["network"])

@@ -13,15 +13,14 @@ from experiments.data import DATASETS
 from experiments.data.corruptions import CORRUPTIONS, CorruptedImages
 from experiments.data.corruptions.source import FOLDERS
 from experiments.engine.spec.base import Pace, Source, Spec, known_name
-from experiments.engine.spec.looks import LOOK_EFFORT, EvalSpec
-from experiments.engine.spec.training import Training, TrainSpec
+from experiments.engine.spec.looks import LOOK_EFFORT, AnotherLook, EvalSpec
 
 if TYPE_CHECKING:
     from experiments.engine.distributed import Group
     from experiments.engine.watch import Watch
 
 
-class CorruptedSpec(Spec):
+class CorruptedSpec(AnotherLook):
     """How well a trained classifier knows the test images under each corruption, at one severity (Fig. 7)."""
 
     experiment: ClassVar[str] = "corruptions"
@@ -65,14 +64,7 @@ class CorruptedSpec(Spec):
 
     @property
     def requires(self) -> tuple[Spec, ...]:
-        return (self.look.train,)
-
-    @property
-    def trainings(self) -> tuple[TrainSpec, ...]:
-        return (self.look.train,)
-
-    def with_trainings(self, change: Callable[[Training], Training]) -> Self:
-        return self.model_copy(update={"look": self.look.with_trainings(change)})
+        return (self.look.train,)  # not what the look has found
 
     @property
     def sources(self) -> tuple[Source, ...]:

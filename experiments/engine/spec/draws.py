@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from experiments.engine.spec.base import Pace, Spec
-from experiments.engine.spec.looks import LOOK_EFFORT, EvalSpec
-from experiments.engine.spec.training import Training, TrainSpec
+from experiments.engine.spec.looks import LOOK_EFFORT, AnotherLook, EvalSpec
 
 if TYPE_CHECKING:
     from experiments.engine.distributed import Group
     from experiments.engine.watch import Watch
 
 
-class DrawSweepSpec(Spec):
+class DrawSweepSpec(AnotherLook):
     """How well a trained classifier predicts with 1, 2, 4, ... predictive draws (Fig. 4), in one pass."""
 
     experiment: ClassVar[str] = "draws"
@@ -40,14 +39,7 @@ class DrawSweepSpec(Spec):
 
     @property
     def requires(self) -> tuple[Spec, ...]:
-        return (self.look.train,)
-
-    @property
-    def trainings(self) -> tuple[TrainSpec, ...]:
-        return (self.look.train,)
-
-    def with_trainings(self, change: Callable[[Training], Training]) -> Self:
-        return self.model_copy(update={"look": self.look.with_trainings(change)})
+        return (self.look.train,)  # not what the look has found
 
     @property
     def effort(self) -> float:

@@ -119,7 +119,24 @@ class MixtureSpec(Spec):
         return evaluate_mixture([folder_of(member) for member in self.members])
 
 
-class OodSpec(Spec):
+class AnotherLook(Spec):
+    """What is seen of the training of a look in another way, or made of what the look has found."""
+
+    look: EvalSpec
+
+    @property
+    def requires(self) -> tuple[Spec, ...]:
+        return (self.look,)
+
+    @property
+    def trainings(self) -> tuple[TrainSpec, ...]:
+        return (self.look.train,)
+
+    def with_trainings(self, change: Callable[[Training], Training]) -> Self:
+        return self.model_copy(update={"look": self.look.with_trainings(change)})
+
+
+class OodSpec(AnotherLook):
     """How unsure a trained classifier is on images that show none of its classes, beside the test images."""
 
     experiment: ClassVar[str] = "ood"
@@ -147,17 +164,6 @@ class OodSpec(Spec):
     @property
     def images(self) -> int:
         return OOD_SETS[self.outside].size
-
-    @property
-    def requires(self) -> tuple[Spec, ...]:
-        return (self.look,)
-
-    @property
-    def trainings(self) -> tuple[TrainSpec, ...]:
-        return (self.look.train,)
-
-    def with_trainings(self, change: Callable[[Training], Training]) -> Self:
-        return self.model_copy(update={"look": self.look.with_trainings(change)})
 
     @property
     def sources(self) -> tuple[Source, ...]:
