@@ -36,11 +36,13 @@ class Store:
 
     def load(self, spec: Spec) -> dict[str, Any] | None:
         """The record of `spec`, failed or not; None if there is none."""
+        return self._at(self.path(spec))
+
+    def _at(self, path: Path) -> dict[str, Any] | None:
         try:
-            text = self.path(spec).read_text()
+            return self.read(path)
         except FileNotFoundError:
             return None
-        return _parse(text, self.path(spec))
 
     def read(self, path: Path) -> dict[str, Any]:
         """The record in a file of this store."""
@@ -85,10 +87,9 @@ class Snapshot(Store):
 
     _read: dict[Path, dict[str, Any] | None] = field(default_factory=dict, repr=False, compare=False)
 
-    def load(self, spec: Spec) -> dict[str, Any] | None:
-        path = self.path(spec)
+    def _at(self, path: Path) -> dict[str, Any] | None:
         if path not in self._read:
-            self._read[path] = super().load(spec)
+            self._read[path] = super()._at(path)
         return self._read[path]
 
 

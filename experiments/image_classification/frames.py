@@ -35,18 +35,18 @@ def _pair(spec: TrainSpec) -> dict[str, str]:
     return {"dataset": DATASETS[spec.dataset].title, "model": model}
 
 
+def _run(spec: Look) -> dict[str, object]:
+    train = spec.trainings[0]
+    return {**_pair(train), "method": method_label(spec), "seed": train.seed}
+
+
 def metrics_frame(specs: Sequence[Look], store: Store) -> pd.DataFrame:
     """dataset, model, method, seed, metric, value: a row a number. Runs without a record have no rows."""
     rows = [
-        {
-            **_pair(spec.trainings[0]),
-            "method": method_label(spec),
-            "seed": spec.trainings[0].seed,
-            "metric": name,
-            "value": value,
-        }
+        {**run, "metric": name, "value": value}
         for spec in specs
         if (record := store.done(spec))
+        for run in [_run(spec)]
         for name, value in record["result"]["metrics"].items()
         if value is not None
     ]
