@@ -38,4 +38,5 @@ def compare(ours: pd.DataFrame, paper: pd.DataFrame, metrics: Iterable[str]) -> 
 
 def pairs_of(frame: pd.DataFrame) -> list[tuple[str, str]]:
     """The (data set, network) pairs of a frame, each once, in the order they come."""
-    return list(dict.fromkeys(zip(frame["dataset"], frame["model"], strict=True)))
+    pairs = frame[["dataset", "model"]].drop_duplicates()
+    return list(zip(pairs["dataset"], pairs["model"], strict=True))

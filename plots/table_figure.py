@@ -29,11 +29,8 @@ def draw(
         raise ValueError("no run to draw")
     numbers = compare(ours, paper, metrics)
     pairs = pairs_of(ours)
-    methods = [
-        method
-        for method in dict.fromkeys([*paper["method"], *ours["method"]])
-        if method in set(ours["method"])
-    ]
+    present = list(ours["method"].unique())
+    methods = [method for method in dict.fromkeys([*paper["method"], *present]) if method in present]
     with house_style():
         width = 1.2 + 1.45 * len(metrics)
         height = 0.4 + caption_height(caption, width) + len(pairs) * (0.4 + 0.3 * len(methods))

@@ -48,8 +48,8 @@ def make_table(
     """
     numbers = compare(ours, paper, metrics)
     our_pairs = list(dict.fromkeys([*pairs, *pairs_of(ours)]))
-    our_methods = set(ours["method"]) | set(methods)
-    all_methods = list(dict.fromkeys([*methods, *paper["method"], *ours["method"]]))
+    our_methods = {*ours["method"].unique(), *methods}
+    all_methods = list(dict.fromkeys([*methods, *paper["method"], *ours["method"].unique()]))
     recovered = numbers.dropna(subset="paper_value")
     published = set(zip(recovered["dataset"], recovered["model"], recovered["method"], strict=True))
     cell_of = numbers.set_index(CELL)

@@ -36,11 +36,8 @@ class Store:
 
     def load(self, spec: Spec) -> dict[str, Any] | None:
         """The record of `spec`, failed or not; None if there is none."""
-        return self._at(self.path(spec))
-
-    def _at(self, path: Path) -> dict[str, Any] | None:
         try:
-            return self.read(path)
+            return self.read(self.path(spec))
         except FileNotFoundError:
             return None
 
@@ -85,12 +82,15 @@ class Store:
 class Snapshot(Store):
     """The records as they were when first asked for: drawing asks for the same thousands several times."""
 
-    _read: dict[Path, dict[str, Any] | None] = field(default_factory=dict, repr=False, compare=False)
+    # By the identity of a specification, which is kept, too: an id takes as long as reading its record.
+    _read: dict[int, tuple[Spec, dict[str, Any] | None]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
-    def _at(self, path: Path) -> dict[str, Any] | None:
-        if path not in self._read:
-            self._read[path] = super()._at(path)
-        return self._read[path]
+    def load(self, spec: Spec) -> dict[str, Any] | None:
+        if id(spec) not in self._read:
+            self._read[id(spec)] = spec, super().load(spec)
+        return self._read[id(spec)][1]
 
 
 def encode(data: dict[str, Any]) -> bytes:
