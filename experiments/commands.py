@@ -141,6 +141,14 @@ def _scale(name: str, allowed: tuple[Scale, ...]) -> Scale:
     raise UserError(f"unknown scale {name!r}; {nearest(name, list(allowed))}")
 
 
+def _distinct(artefact: Artefact) -> list[Scale]:
+    """Its scales, without those that are the same runs as at one before: toys are alike at every scale."""
+    found: dict[tuple[str, ...], Scale] = {}
+    for scale in artefact.scales:
+        found.setdefault(tuple(spec.id for spec in artefact.runs(scale)), scale)
+    return list(found.values())
+
+
 def _any_done(specs: list[Spec], store: Store) -> bool:
     return any(store.done(spec) for spec in specs)
 
@@ -214,7 +222,7 @@ def _render(args: argparse.Namespace) -> int:
     else:
         store, root = Snapshot(RESULTS / "reference"), RESULTS / "artefacts"
     if args.artefact == "all":
-        jobs = [(a, s) for a in ARTEFACTS.values() for s in a.scales if _any_done(a.runs(s), store)]
+        jobs = [(a, s) for a in ARTEFACTS.values() for s in _distinct(a) if _any_done(a.runs(s), store)]
     else:
         jobs = [_artefact(args)]
     for artefact, scale in jobs:
