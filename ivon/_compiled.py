@@ -48,7 +48,7 @@ def _displace(params: Tensor, kept: Tensor, hess: Tensor, numbers: Tensor) -> No
 
 
 def _restore(params: Tensor, kept: Tensor) -> None:
-    noise = _kernels.noise(TRACED, params, kept)
+    noise = _kernels.noise_seen(TRACED, params, kept)
     params.copy_(kept)
     kept.copy_(noise)
 

@@ -30,9 +30,7 @@ def draw(
 
     In the dtype of the states. For 16-bit parameters the mean is params + residuals.
     """
-    scaled = o.add(hess, weight_decay)
-    o.rsqrt_(scaled)
-    o.mul_(scaled, eps)
+    scaled = _standardised(o, hess, eps, weight_decay)
     if residuals is None:
         return o.add(params, scaled, alpha=noise_scale)
     theta = o.add(residuals, params)
@@ -40,12 +38,23 @@ def draw(
     return theta
 
 
-def noise(o: SimpleNamespace, thetas: Operand, params: Operand, residuals: Operand | None = None) -> Operand:
-    """theta - m, in the dtype of the states: what the network has seen, after all rounding."""
-    difference = o.sub(thetas, params)
-    if residuals is not None:
-        o.sub_(difference, residuals)
-    return difference
+def noise_seen(o: SimpleNamespace, thetas: Operand, params: Operand) -> Operand:
+    """theta - m of parameters that hold their whole mean, after all rounding."""
+    return o.sub(thetas, params)
+
+
+def noise(o: SimpleNamespace, hess: Operand, eps: Operand, *, noise_scale: Any, weight_decay: Any) -> Operand:
+    """theta - m as it was drawn: sigma eps, before theta is rounded."""
+    scaled = _standardised(o, hess, eps, weight_decay)
+    o.mul_(scaled, noise_scale)
+    return scaled
+
+
+def _standardised(o: SimpleNamespace, hess: Operand, eps: Operand, weight_decay: Any) -> Operand:
+    scaled = o.add(hess, weight_decay)
+    o.rsqrt_(scaled)
+    o.mul_(scaled, eps)
+    return scaled
 
 
 class Numbers(NamedTuple):

@@ -19,14 +19,15 @@ class Block:
 
     `kept` is the only memory that a draw takes: 4 bytes for each parameter that the process holds. It gets
     the standard normal noise, stretch by stretch, then has the parameters as they were while these are at the
-    draw, and afterwards the noise theta - m as the network has seen it.
+    draw, and afterwards the noise theta - m. That of 16-bit parameters is made a second time: their theta is
+    rounded, by far more than the noise of a narrow posterior, and Eq. 3 holds for the noise that was drawn.
     """
 
     group: Group
     params: list[Tensor]
     states: list[State]
     kept: list[Tensor]  # shaped like the local parts of the parameters, in the dtype of the states
-    noise: _shards.Noise | None = None  # what fills `kept`, until the parameters have moved
+    noise: _shards.Noise | None = None  # what fills `kept`, as long as it is needed
     _moved: list[Stretch] = field(default_factory=list)  # what is at the draw, whatever interrupts us
 
     def local_params(self) -> list[Tensor]:
@@ -48,14 +49,15 @@ class Block:
         """Move the parameters, in place, from the mean to the draw; once."""
         noise, self.noise = self.noise, None
         assert noise is not None
-        group, roles = self.group, [self.local_params(), self.kept]
+        roles = [self.local_params(), self.kept]
         if has_residuals(self.states):
+            self.noise = noise.again()
             roles.append(self.of_states("residual"))
+        numbers = self._numbers()
         for stretch in stretches([*roles, self.of_states("hess")]):
             noise.reach(max(int(kept.storage_offset()) + kept.numel() for kept in stretch.tensors[1]))
             o, (params, kept, *residuals, hess) = stretch.operations, stretch.operands()
-            moved = Stretch(stretch.tensors[:-1], o, stretch.long)
-            numbers = {"noise_scale": group["ess"] ** -0.5, "weight_decay": group["weight_decay"]}
+            moved = Stretch(stretch.tensors[:2], o, stretch.long)
             if stretch.long and _compiled.displace(params, kept, hess, **numbers):
                 self._moved.append(moved)
                 stretch.put_back(1, kept)
@@ -70,25 +72,40 @@ class Block:
     def restore(self) -> None:
         """Move the parameters back, to the bits that they had."""
         while self._moved:
-            params, kept = self._moved[-1].tensors[:2]
+            params, kept = self._moved[-1].tensors
             torch._foreach_copy_(params, kept)
             self._moved.pop()
 
     def restore_and_keep_noise(self) -> None:
         """The same, and `kept` has the noise from then on."""
+        if has_residuals(self.states):
+            self.restore()
+            self._make_noise_again()
         while self._moved:
             stretch = self._moved[-1]
-            o, (params, kept, *residuals) = stretch.operations, stretch.operands()
+            o, (params, kept) = stretch.operations, stretch.operands()
             if stretch.long and _compiled.restore(params, kept):
                 stretch.put_back(0, params)
                 self._moved.pop()
                 stretch.put_back(1, kept)
                 continue
-            noise = _kernels.noise(o, params, kept, *residuals)
+            noise = _kernels.noise_seen(o, params, kept)
             torch._foreach_copy_(stretch.tensors[0], stretch.tensors[1])
             self._moved.pop()
             o.copy_(kept, noise)
             stretch.put_back(1, kept)
+
+    def _make_noise_again(self) -> None:
+        noise, self.noise = self.noise, None
+        assert noise is not None
+        for stretch in stretches([self.kept, self.of_states("hess")]):
+            noise.reach(max(int(kept.storage_offset()) + kept.numel() for kept in stretch.tensors[0]))
+            o, (kept, hess) = stretch.operations, stretch.operands()
+            o.copy_(kept, _kernels.noise(o, hess, kept, **self._numbers()))
+            stretch.put_back(0, kept)
+
+    def _numbers(self) -> dict[str, float]:
+        return {"noise_scale": self.group["ess"] ** -0.5, "weight_decay": self.group["weight_decay"]}
 
 
 def new_blocks(groups: list[Group], states: States, keys: Iterator[str]) -> list[Block]:

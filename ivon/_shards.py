@@ -49,6 +49,10 @@ class Noise:
     def __post_init__(self) -> None:
         self._total = sum(param.numel() for param in self.params)
 
+    def again(self) -> "Noise":
+        """The same numbers, to be made once more in the same place."""
+        return Noise(self.out, self.params, self.key)
+
     def reach(self, end: int) -> None:
         """Make the numbers before `end`, and perhaps more: late, so that they are in the cache when used."""
         if end <= self.made:

@@ -107,5 +107,5 @@ def _finish(fig, frame: pd.DataFrame, by: str, styles: dict[str, str], *, with_p
     # Over the axes, as a title of the whole figure would run into the legend.
     shown = frame["dataset"].iloc[0]
     if frame["model"].nunique() == 1:
-        shown += f", {frame['model'].iloc[0]}"
+        shown += f"\n{frame['model'].iloc[0]}"
     fig.axes[0].set_title(shown, loc="left")

@@ -68,7 +68,7 @@ def _draw_fig2b(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _precision_runs(scale)
     words = _caption(
         "Figure 2b: training loss by precision. bf16 autocast computes in bfloat16 with weights in fp32; "
-        "with bf16 weights there are no others, but IVON keeps 16 more bits of its mean",
+        "with bf16 weights there are no others, but IVON holds its mean and its Hessian to 32 bits",
         scale,
         specs,
         store,
