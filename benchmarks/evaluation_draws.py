@@ -67,7 +67,7 @@ def main() -> None:
     def passes() -> None:
         for images, _ in ready:
             for _ in range(arguments.draws):
-                network.logits(images)
+                network.evaluated(images)
 
     taken: dict[str, list[float]] = {"engine": [], "passes": []}
     now = time.process_time if arguments.device == "cpu" else time.perf_counter

@@ -32,7 +32,7 @@ def point_error(network: Network, data: ImageBatches, group: Group) -> dict[str,
     totals = torch.zeros(3, dtype=torch.float64, device=group.device)
     with network.method.draw(0, torch.Generator(group.device)):
         for images, labels in data.batches(POINT_BATCH, rank=group.rank, world=group.world):
-            logits = network.logits(images)
+            logits = network.evaluated(images)
             wrong = (logits.argmax(dim=1) != labels).sum()
             nll = F.cross_entropy(logits.double(), labels, reduction="sum")
             totals += torch.stack((wrong.double(), nll, torch.full_like(nll, len(labels))))
@@ -52,7 +52,7 @@ def predict(spec: EvalSpec, network: Network, data: ImageBatches, watch: Watch) 
         mean = torch.zeros((), device=device)
         for k in draws:
             with network.method.draw(k, noise):
-                mean = mean + network.logits(images).softmax(dim=1)
+                mean = mean + network.evaluated(images).softmax(dim=1)
             if watch.stop():
                 raise Stopped
         probabilities.append((mean / len(draws)).cpu())

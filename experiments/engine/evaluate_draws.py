@@ -40,7 +40,7 @@ def predict_by_draws(
         total = torch.zeros((), device=device)
         for k in range(1, look.draws + 1):
             with network.method.draw(k, noise):
-                total = total + network.logits(images).softmax(dim=1)
+                total = total + network.evaluated(images).softmax(dim=1)
             if watch.stop():
                 raise Stopped
             if k in counts:

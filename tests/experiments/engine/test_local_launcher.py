@@ -51,7 +51,9 @@ for line in sys.stdin:
     failure = {"reason": "loss is not finite", "epoch": 0, "step": 1} if what == "diverged" else None
     record = {"format": 1, "failure": failure, "result": {}}
     (root / spec.get("experiment", "image_classification")).mkdir(exist_ok=True)
-    (root / "image_classification" / (name + ".json")).write_text(json.dumps(record))
+    whole = root / (name + ".part")  # the launcher may look at any time, and a real worker writes at once
+    whole.write_text(json.dumps(record))
+    whole.rename(root / "image_classification" / (name + ".json"))
     say(warn="a warning")
     if what == "done, then gone":
         os.close(0)  # nobody reads what the launcher writes next
