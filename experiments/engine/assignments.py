@@ -11,7 +11,7 @@ def changed(spec: Training, assignments: dict[str, str]) -> Training:
     """`spec` with fields replaced, as `--set epochs=3 method.lr=0.1` asks; UserError names field, value,
     allowed.
     """
-    data = spec.model_dump(mode="json")
+    data = _fields(spec)
     for path, text in assignments.items():
         *parents, field = path.split(".")
         target: dict[str, Any] = data
@@ -31,7 +31,7 @@ def changed(spec: Training, assignments: dict[str, str]) -> Training:
 
 def value_of(spec: Training, path: str, asked: str) -> str:
     """A field as one would type it, that of a method being its name; UserError if there is none."""
-    value: Any = spec.model_dump(mode="json")
+    value: Any = _fields(spec)
     for name in path.split("."):
         if not isinstance(value, dict):
             raise UserError(f"{asked}: {name!r} is not a field of {path.rpartition('.')[0]!r}")
@@ -39,6 +39,12 @@ def value_of(spec: Training, path: str, asked: str) -> str:
     if isinstance(value, dict):
         value = value["name"]
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _fields(spec: Training) -> dict[str, Any]:
+    """All fields, those that ids leave out too."""
+    data = spec.model_dump(mode="json")
+    return {name: data.get(name, getattr(spec, name)) for name in type(spec).model_fields}
 
 
 def _field_of(data: dict[str, Any], name: str, asked: str) -> Any:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from baselines.method import Method
 from experiments.engine.distributed import Group
 from experiments.engine.spec.language import LanguageSpec
+from experiments.gpt2 import sharding
 from experiments.models.gpt2.network import GPT2, decayed, loss
 
 
@@ -43,14 +44,16 @@ class LanguageModel:
         """Negative log-likelihood of each token after the first: windows (B, T + 1) -> float32 (B, T)."""
         with self.precision():
             logits = self.model(windows[:, :-1])
+        sharding.release(self.model)  # the next draw is of the weights as they are divided
         return nn.functional.cross_entropy(logits.float().mT, windows[:, 1:], reduction="none")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "method": self.method.state_dict()}
+        """To be called by all processes together: it has the whole of what they share."""
+        return sharding.gathered({"model": self.model.state_dict(), "method": self.method.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.method.load_state_dict(state["method"])
+        sharding.load_model(self.model, state["model"])
+        self.method.load_state_dict(sharding.divided(state["method"], self.method.optimizer))
 
 
 def build(spec: LanguageSpec, group: Group, *, vocabulary: int, train_tokens: int) -> LanguageModel:
@@ -61,6 +64,9 @@ def build(spec: LanguageSpec, group: Group, *, vocabulary: int, train_tokens: in
     model.to(group.device)
     if spec.precision == "bf16-weights":
         model.to(torch.bfloat16)
+    divided = spec.sharded and group.world > 1
+    if divided:
+        sharding.shard(model)  # compiled block by block, as gathering cannot be
     matrices, others = decayed(model)
     groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
     method = spec.method.build(model, train_size=train_tokens, seed=spec.seed, groups=groups)
@@ -69,10 +75,10 @@ def build(spec: LanguageSpec, group: Group, *, vocabulary: int, train_tokens: in
         torch.autocast, group.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16"
     )
     forward: Any = NextTokenLoss(model)
-    if group.device.type == "cuda":
+    if group.device.type == "cuda" and not divided:
         forward = torch.compile(forward)
     apart: Callable[[], AbstractContextManager[Any]] = nullcontext
-    if group.world > 1 and not method.reduces_gradients:
+    if group.world > 1 and not divided and not method.reduces_gradients:
         forward = DistributedDataParallel(forward)
         apart = forward.no_sync
 

@@ -162,7 +162,10 @@ def validation_nll(network: LanguageModel, text: Tokens, spec: LanguageSpec, gro
     network.model.eval()
     total = torch.zeros((), dtype=torch.float64, device=group.device)
     with network.method.draw(0, torch.Generator(group.device)):
-        for number in range(group.rank, spec.eval_batches, group.world):
+        for first in range(0, spec.eval_batches, group.world):
+            # As many passes on every process, as divided weights are gathered by all of them together.
+            number = min(first + group.rank, spec.eval_batches - 1)
             windows = text.batch(JUDGED_WINDOWS, number, spec.micro_batch, spec.window, device=group.device)
-            total += network.token_nll(windows).double().mean()
+            nll = network.token_nll(windows).double().mean()
+            total += nll if number == first + group.rank else 0.0
     return group.total(total).item() / spec.eval_batches

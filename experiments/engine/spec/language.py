@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from operator import not_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -74,6 +75,7 @@ class LanguageSpec(Training):
         "max_grad_norm",
         "precision",
         "checkpointing",
+        "sharded",
         "seed",
     )
 
@@ -94,6 +96,9 @@ class LanguageSpec(Training):
     eval_batches: Annotated[int, Field(ge=1)] = 200  # of micro_batch windows
     precision: Literal["fp32", "bf16", "bf16-weights"] = "bf16"
     checkpointing: bool = False  # compute activations again in the backward pass, where memory asks for it
+    # Divide weights, gradients and the method's state among the devices (FSDP2), where memory asks for it.
+    # All devices then see one draw. Left out of ids while it is off, as it came after the first records.
+    sharded: Annotated[bool, Field(exclude_if=not_)] = False
 
     @field_validator("corpus")
     @classmethod
@@ -117,6 +122,10 @@ class LanguageSpec(Training):
             raise ValueError(f"eval_every {self.eval_every} must divide train_steps {self.train_steps}")
         if self.batch_size % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} must divide batch_size {self.batch_size}")
+        if self.sharded and getattr(self.method, "sync", False):
+            raise ValueError(
+                "sharded true needs method.sync false: with divided weights all devices see one draw"
+            )
         self.size_for(1)  # refuses what does not fit together
         return self
 
@@ -181,7 +190,8 @@ class LanguageSpec(Training):
     def _alike(self) -> tuple[str | int | None, ...]:
         shape = self.size_for(1)
         numbers = (shape.blocks, shape.width, shape.context, self.batch_size, self.micro_batch)
-        return ("gpt2", self.corpus.partition(":")[2], *numbers, self.precision, self.checkpointing)
+        memory = (self.checkpointing, "sharded") if self.sharded else (self.checkpointing,)
+        return ("gpt2", self.corpus.partition(":")[2], *numbers, self.precision, *memory)
 
     @classmethod
     def forecast(cls, specs: list[Self], stores: list[Store]) -> Iterable[str]:

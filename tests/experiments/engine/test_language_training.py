@@ -116,6 +116,55 @@ def test_two_processes_stopped_and_resumed_equal_two_uninterrupted(method, small
     assert_equal(state(cut, spec), state(whole, spec))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_divided_among_two_processes_equals_one(method, small, cpu, together, tmp_path):
+    """FSDP2: one draw a step here, on both processes the same. A count of looks that two cannot share."""
+    spec = small(method, micro_batch=4, eval_batches=3, sharded=True)
+    alone, shared = Store(tmp_path / "alone"), Store(tmp_path / "shared")
+    execute(spec, alone, cpu, Watch())
+
+    def divided(group) -> None:
+        task = LanguageTraining(spec, group)
+        weights = list(task.network.model.parameters())
+        assert sum(p.to_local().numel() for p in weights) < 0.6 * sum(p.numel() for p in weights)
+        execute(spec, shared, group, Watch())
+
+    together(2, divided)
+    histories = [store.done(spec)["result"]["history"] for store in (alone, shared)]
+    for one, two in zip(*histories, strict=True):
+        assert two == pytest.approx(one, rel=1e-4)  # sums of gradients in another order
+
+
+@pytest.mark.parametrize("method", ["adamw", "ivon"])
+def test_divided_training_is_continued_by_any_number_of_processes(method, small, cpu, together, tmp_path):
+    spec = small(method, micro_batch=1, sharded=True)
+    whole, cut, moved = (Store(tmp_path / name) for name in ("whole", "cut", "moved"))
+    together(2, lambda group: execute(spec, whole, group, Watch()))
+
+    def three_steps() -> Watch:
+        return Watch(stop=stop_after_looks(1), group_check_steps=3)
+
+    def attempt(group) -> None:
+        runs = ((cut, three_steps()), (cut, Watch()), (moved, three_steps()))
+        ends = [execute(spec, store, group, watch).end for store, watch in runs]
+        assert not group.leads or ends == ["stopped", "done", "stopped"]
+
+    together(2, attempt)
+    assert_equal(state(cut, spec), state(whole, spec))
+    assert execute(spec, moved, cpu, Watch()).end == "done"
+    if method == "adamw":  # one process has other micro-batches, and IVON a draw for each
+        found = [store.done(spec)["result"]["history"][-1]["nll"] for store in (whole, moved)]
+        assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+def test_ids_are_those_of_before_sharding_and_own_draws_are_refused(small):
+    assert "sharded" not in small().model_dump()
+    assert small(sharded=True).id != small().id == LanguageSpec(**small().model_dump(), sharded=False).id
+    own_draws = METHODS["ivon"].model_copy(update={"sync": True})
+    with pytest.raises(ValueError, match=r"sharded true needs method\.sync false"):
+        small("ivon", method=own_draws, sharded=True)
+
+
 @pytest.mark.parametrize("method", ["adamw", "sgd"])
 def test_two_processes_equal_one(method, small, cpu, together, tmp_path):
     spec = small(method)
