@@ -3,8 +3,9 @@
 `paper` is the protocol of Sec. C.1: OpenWebText, 100,000 steps of 480 windows of 1024 tokens. `small` is a
 network of a million weights on a few megabytes of English, `demo` one of a tenth of that on Python's own
 documentation and library. Both keep the paper's hyperparameters of IVON but for what follows from fewer
-steps: beta2 keeps the weight that the initial Hessian has at the end of the paper's runs (exp(-1)), and the
-learning rates are those that `tuning_gpt2` found by the training loss.
+steps: beta2 keeps the weight that the initial Hessian has at the end of the paper's runs (exp(-1)); ess falls
+as 1 - beta2 rises, because the noise of the Hessian's average grows with their product and would drown it;
+and the learning rates are those that `tuning_gpt2` found by the training loss.
 """
 
 from baselines.settings import IVON, SGD, AdamW, Settings
@@ -22,7 +23,7 @@ MICRO_BATCH = {"gpt2-small": 20, "gpt2-medium": 12, "gpt2-large": 4}
 ADAMW_LR = {"gpt2-small": 6e-4, "gpt2-medium": 3e-4, "gpt2-large": 2e-4}
 IVON_LR = {"gpt2-small": 300.0, "gpt2-medium": 200.0, "gpt2-large": 150.0}
 SCALED_LR: dict[Scale, dict[str, float]] = {  # chosen by `tuning_gpt2`
-    "demo": {"adamw": 3e-3, "ivon": 3000.0},
+    "demo": {"adamw": 3e-3, "ivon": 1000.0},
     "small": {"adamw": 3e-3, "ivon": 1000.0},
 }
 
@@ -98,5 +99,11 @@ def scaled(settings: Settings, scale: Scale, train_steps: int) -> Settings:
     """Settings for fewer steps and a small network on one device."""
     changes: dict[str, object] = {"lr": SCALED_LR[scale].get(settings.name, 0.1)}  # type: ignore[attr-defined]
     if isinstance(settings, IVON):
-        changes |= {"beta2": round(1 - (1 - settings.beta2) * PAPER_STEPS / train_steps, 10), "sync": False}
+        assert settings.ess is not None
+        shorter = PAPER_STEPS / train_steps
+        changes |= {
+            "beta2": round(1 - (1 - settings.beta2) * shorter, 10),
+            "ess": round(settings.ess / shorter, 10),
+            "sync": False,
+        }
     return settings.model_copy(update=changes)
