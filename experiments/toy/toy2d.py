@@ -88,7 +88,7 @@ def _toy2d(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 TOY2D = Artefact(
     name="toy2d",
-    title="IVON and SGD over a surface with a sharp and a flat minimum (tutorial).",
+    title="IVON and SGD, a sharp and a flat minimum (tutorial).",
     runs=lambda scale: list(RUNS.values()),  # seconds each, so the same at every scale
     render=_toy2d,
 )
