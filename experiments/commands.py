@@ -29,11 +29,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def dispatch(arguments: list[str]) -> int:
-    args = _parser().parse_args(arguments)
+    args = command_line().parse_args(arguments)
     return args.command(args)
 
 
-def _parser() -> Parser:
+def command_line() -> Parser:
+    """Every command and option."""
     parser = Parser(
         prog="python -m experiments", description="Run, watch and redraw the paper's tables and figures."
     )
@@ -87,6 +88,15 @@ def _parser() -> Parser:
             help="with --executor slurm: a file of slurm/clusters, or a path (default: $IVON_CLUSTER)",
         )
         sub.add_argument("--processes", type=int, help="GPUs (or CPU processes) that share one training")
+        with_choice(sub)
+        sub.add_argument(
+            "--set",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="FIELD=VALUE",
+            help="change every training, e.g. epochs=3",
+        )
     running.add_argument(
         "--wait",
         action="store_true",
@@ -94,15 +104,6 @@ def _parser() -> Parser:
     )
     running.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     running.add_argument("--checkpoint-seconds", type=float, default=600.0, help="default: %(default)s")
-    with_choice(running)
-    running.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change every training, e.g. epochs=3",
-    )
     with_artefact(command("status", _status, "per run: done, running, stopped, failed or waiting"))
     with_choice(with_artefact(command("cancel", _cancel, "cancel the cluster's jobs of an artefact")))
     command("logs", _logs, "what a run and its jobs have printed").add_argument(
@@ -168,7 +169,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     artefact, scale = _artefact(args)
-    store, specs = Store(args.runs), artefact.specs(scale)
+    store, specs = Store(args.runs), chosen(artefact.specs(scale), args.only, args.set)
     known = known_stores(store)
     cluster = (
         executor("slurm").check(args.cluster, None, args.processes) if args.executor == "slurm" else None

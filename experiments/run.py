@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,7 @@ WAIT_SECONDS = 10.0  # between two looks at a cluster
 
 def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     """Run what is missing of `artefact`, then draw it; the exit code."""
-    specs = chosen(artefact.specs(scale), args.only)
-    changes = _assignments("--set", args.set)
-    if changes:
-        specs = _changed(specs, changes)
+    specs = chosen(artefact.specs(scale), args.only, args.set)
     if args.executor == "slurm":
         return _on_cluster(specs, artefact, scale, args)
     if args.cluster or args.wait:
@@ -138,22 +136,23 @@ def _check_shared(specs: list[Spec], processes: int) -> None:
             raise UserError(f"--processes {processes}: {why_not}")
 
 
-def _assignments(option: str, pairs: list[str]) -> dict[str, str]:
+def _assignments(option: str, pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
             raise UserError(f"{option} {pair}: must be FIELD=VALUE")
     return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
 
 
-def chosen(specs: list[Spec], only: list[str]) -> list[Spec]:
-    """The runs whose training has the values that `--only FIELD=VALUE` asks for."""
+def chosen(specs: list[Spec], only: list[str], changes: Sequence[str] = ()) -> list[Spec]:
+    """The runs whose training has the values that `--only FIELD=VALUE` asks for, changed as `--set` does."""
     for field, value in _assignments("--only", only).items():
         asked = f"--only {field}={value}"
         values = [{value_of(train, field, asked) for train in spec.trainings} for spec in specs]
         if not any(value in found for found in values):
             raise UserError(f"{asked}: no run left has that; {nearest(value, sorted(set().union(*values)))}")
         specs = [spec for spec, found in zip(specs, values, strict=True) if found == {value}]
-    return specs
+    assignments = _assignments("--set", changes)
+    return _changed(specs, assignments) if assignments else specs
 
 
 def _changed(specs: list[Spec], changes: dict[str, str]) -> list[Spec]:

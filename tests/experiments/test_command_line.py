@@ -168,6 +168,14 @@ def test_missing_imagenet_says_what_where_and_how(tmp_path, monkeypatch, capsys)
     assert "data: ImageNet, " in capsys.readouterr().out
 
 
+def test_plan_of_chosen_and_changed_runs(tmp_path, capsys):
+    asked = ["plan", "fig1a", "--scale", "paper", "--runs", str(tmp_path), "--only", "model=gpt2-large"]
+    assert main([*asked, "method=ivon", "--set", "sharded=true", "method.sync=false"]) == 0
+    assert "trainings: 1 to do" in capsys.readouterr().out
+    assert main([*asked, "--set", "sharded=true"]) == 2
+    assert "sharded true needs method.sync false" in capsys.readouterr().err
+
+
 def test_broken_record_is_one_line_with_a_remedy(tmp_path, capsys):
     store = Store(tmp_path)
     spec = ARTEFACTS["table1"].specs("demo")[0]
