@@ -80,7 +80,8 @@ def _draw_fig2b(scale: Scale, store: Store, folder: Path) -> list[Path]:
 def _draw_fig2c(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _draws_runs(scale)
     words = _caption(
-        "Figure 2c: perplexity of the average prediction over posterior draws; dashed: at its mean",
+        "Figure 2c: perplexity of the average prediction over posterior draws, in percent of that at the "
+        "mean of the same posterior",
         scale,
         specs,
         store,

@@ -84,7 +84,7 @@ def caption(what: str, scale: Scale, specs: Sequence[Spec], store: Store) -> str
             f"scale {scale}, {corpus(one.corpus).title} by the tokenizer {corpus(one.corpus).tokenizer}, "
             f"{one.train_steps} steps of {one.tokens_per_step} tokens in place of "
             "the paper's 100,000 of 491,520, "
-            "learning rates chosen by the training loss"
+            "learning rates chosen by the training loss, ess and beta2 of IVON reduced with the steps"
         )
     records = [record for spec in specs if (record := store.done(spec))]
     devices = sorted({record["machine"]["device"] for record in records})

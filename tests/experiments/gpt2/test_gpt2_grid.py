@@ -11,7 +11,7 @@ from experiments.gpt2.artefacts import GPT2
 from experiments.gpt2.days import forecast, measured_utilisation, published_utilisation
 from experiments.gpt2.grid import SCALED_LR, training
 from experiments.gpt2.schedule import lr_factor
-from experiments.gpt2.tuning import RATES, trials, winners
+from experiments.gpt2.tuning import RATES, TIED, trial, trials, winners
 from experiments.run import RESULTS
 
 COUNTS = {"gpt2-small": 124_373_760, "gpt2-medium": 354_599_936, "gpt2-large": 773_582_080}
@@ -80,9 +80,20 @@ def test_learning_rates_are_those_that_the_trials_found(scale):
         assert RATES[method][0] < lr < RATES[method][-1]  # the best is not at the end of the range
 
 
+@pytest.mark.parametrize("scale", ["demo", "small"])
+def test_rates_whose_trials_are_tied_were_trained_whole(scale):
+    store = Store(RESULTS / "reference")
+    for method, rates in RATES.items():
+        losses = {
+            lr: store.done(trial(method, lr, scale))["result"]["history"][-1]["train_nll"] for lr in rates
+        }
+        near = {lr for lr, loss in losses.items() if loss < min(losses.values()) + 0.02}
+        assert near == set(TIED[scale, method]) if len(near) > 1 else (scale, method) not in TIED
+
+
 def test_a_trial_that_diverged_does_not_win(tmp_path):
     store = Store(tmp_path)
-    for spec in trials("demo"):
+    for spec in trials("demo"):  # no ties there
         worst = spec.method.lr == min(RATES[spec.method.name])
         result = {} if worst else {"history": [{"train_nll": math.log(spec.method.lr + 2)}]}
         failure = {"reason": "loss is not finite in epoch 0, step 1"} if worst else None
