@@ -24,7 +24,7 @@ ADAMW_LR = {"gpt2-small": 6e-4, "gpt2-medium": 3e-4, "gpt2-large": 2e-4}
 IVON_LR = {"gpt2-small": 300.0, "gpt2-medium": 200.0, "gpt2-large": 150.0}
 SCALED_LR: dict[Scale, dict[str, float]] = {  # chosen by `tuning_gpt2`
     "demo": {"adamw": 3e-3, "ivon": 1000.0},
-    "small": {"adamw": 3e-3, "ivon": 3000.0},
+    "small": {"adamw": 3e-3, "ivon": 1000.0},
 }
 
 # What `demo` and `small` replace. The size of gpt2-mini is that of `small`.
