@@ -41,6 +41,6 @@ def draw(frame: pd.DataFrame, stem: Path, caption: str, *, most_nats: float) -> 
             ax.grid(visible=False, axis="y")
         axes[0].stairs([0], [0, 0], fill=True, color=INSIDE, alpha=0.55, label="test images")
         axes[0].stairs([0], [0, 0], fill=True, color=OUTSIDE, alpha=0.55, label="images from elsewhere")
-        axes[0].legend(loc="upper right")
+        fig.legend(loc="outside upper center", ncols=2)
         add_caption(fig, f"{caption} Heights are square roots of shares.")
         return save_figure(fig, stem, pooled)

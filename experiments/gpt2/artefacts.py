@@ -50,8 +50,10 @@ def _draws_runs(scale: Scale) -> list[PerplexitySpec]:
 
 def _draw_fig1a(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _runs(scale)
+    # On GPUs a run has its own; on CPUs others run beside it.
+    hours = "" if scale == "paper" else "; hours depend on what else the machine did, Table 6 compares speeds"
     words = _caption(
-        "Figure 1a: validation perplexity over tokens and over hours of training", scale, specs, store
+        f"Figure 1a: validation perplexity over tokens and over hours of training{hours}", scale, specs, store
     )
     frame = measured(history_frame(specs, store), "fig1a", scale)
     return language_curves.perplexity(frame, published("fig1a"), folder / "fig1a", words)

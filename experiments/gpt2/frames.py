@@ -91,7 +91,7 @@ def caption(what: str, scale: Scale, specs: Sequence[Spec], store: Store) -> str
     parts = [
         what,
         f"Ours: {protocol}; {seeds} seed{'s' if seeds > 1 else ''}; "
-        f"measured on {', '.join(devices) or 'nothing yet'}.",
+        f"measured on {' and '.join(devices) or 'nothing yet'}.",
     ]
     ended = [record for spec in specs if (record := store.load(spec))]
     if len(ended) < len(specs):

@@ -137,7 +137,7 @@ def caption(what: str, scale: Scale, specs: Sequence[TrainSpec | Look], store: S
         )
     records = [record for spec in specs if (record := store.done(spec))]
     devices = sorted({record["machine"]["device"] for record in records})
-    parts = [what, f"Ours: {protocol}; measured on {', '.join(devices) or 'nothing yet'}."]
+    parts = [what, f"Ours: {protocol}; measured on {' and '.join(devices) or 'nothing yet'}."]
     if len(records) < len(specs):
         parts.append(f"{len(specs) - len(records)} of {len(specs)} runs are missing.")
     return " ".join(parts)
