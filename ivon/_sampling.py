@@ -55,7 +55,7 @@ class Block:
             roles.append(self.of_states("residual"))
         numbers = self._numbers()
         for stretch in stretches([*roles, self.of_states("hess")]):
-            noise.reach(max(int(kept.storage_offset()) + kept.numel() for kept in stretch.tensors[1]))
+            noise.reach(stretch.tensors[1])
             o, (params, kept, *residuals, hess) = stretch.operations, stretch.operands()
             moved = Stretch(stretch.tensors[:2], o, stretch.long)
             if stretch.long and _compiled.displace(params, kept, hess, **numbers):
@@ -81,6 +81,7 @@ class Block:
         if has_residuals(self.states):
             self.restore()
             self._make_noise_again()
+            return
         while self._moved:
             stretch = self._moved[-1]
             o, (params, kept) = stretch.operations, stretch.operands()
@@ -99,7 +100,7 @@ class Block:
         noise, self.noise = self.noise, None
         assert noise is not None
         for stretch in stretches([self.kept, self.of_states("hess")]):
-            noise.reach(max(int(kept.storage_offset()) + kept.numel() for kept in stretch.tensors[0]))
+            noise.reach(stretch.tensors[0])
             o, (kept, hess) = stretch.operations, stretch.operands()
             o.copy_(kept, _kernels.noise(o, hess, kept, **self._numbers()))
             stretch.put_back(0, kept)

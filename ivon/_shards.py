@@ -53,8 +53,12 @@ class Noise:
         """The same numbers, to be made once more in the same place."""
         return Noise(self.out, self.params, self.key)
 
-    def reach(self, end: int) -> None:
-        """Make the numbers before `end`, and perhaps more: late, so that they are in the cache when used."""
+    def reach(self, parts: list[Tensor]) -> None:
+        """Make the numbers of these parts of `out`, those before, and perhaps more.
+
+        Late, so that they are in the cache when used.
+        """
+        end = max(int(part.storage_offset()) + part.numel() for part in parts)
         if end <= self.made:
             return
         total = self._total

@@ -15,8 +15,8 @@ from experiments.engine.spec import TrainSpec
 from experiments.errors import UserError
 from experiments.models import MODELS
 
-# Of one pass on a CPU. Beyond, malloc gives the activations back to the system each time, and a third of the
-# time goes to having their pages anew; far below, the passes are too short.
+# Of one pass on a CPU. Beyond, malloc gives the activations back to the system each time, and a quarter to a
+# third of the time goes to having their pages anew; far below, the passes are too short.
 CPU_PIXELS = 1 << 16
 
 
