@@ -53,6 +53,7 @@ class Draws:
     weight: float = 0.0  # of the draws in the sums, together
     _pending: list[Pending] | None = None
     _pending_weight: float = 1.0
+    _captured: bool = False  # whether they are in a CUDA graph
     _changes: set[bool] = field(default_factory=set)  # whether gradients were changed after their context
     _known: dict[int, tuple[int, int]] = field(
         default_factory=dict
@@ -65,6 +66,15 @@ class Draws:
             grads = [param.grad for param in block.params]
             self._pending.append(Pending(block, grads, [_version(grad) for grad in grads]))
         self._pending_weight = weight
+
+    def stay(self, captured: bool) -> None:
+        """RuntimeError if one of a draw and its step is in a CUDA graph and the other is not."""
+        if not self.is_empty() and captured != self._captured:
+            raise RuntimeError(
+                "a training draw and its step belong into the same CUDA graph, or both outside: call step() "
+                "or discard_draws() before the capture begins or ends"
+            )
+        self._captured = captured
 
     def is_empty(self) -> bool:
         """Whether there is no draw to make a step from."""

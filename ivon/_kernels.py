@@ -91,13 +91,15 @@ def update(
     grads: Operand,
     products: Operand,
     residuals: Operand | None = None,
+    corrections: Operand | None = None,
     *,
     n: Numbers,
     flags: Flags,
 ) -> None:
     """Lines 2 to 6 of Algorithm 1.
 
-    `products` is consumed. For 16-bit parameters the mean is params + residuals.
+    `products` is consumed. For 16-bit parameters the mean is params + residuals. In a CUDA graph b is in
+    `corrections`, with 1 in its place in `n`, and the learning rate may be a tensor.
     """
     if flags.summed:
         grads = o.div(grads, n.weight)
@@ -107,18 +109,31 @@ def update(
     update_hess(o, hess, products, n, times_precision=flags.estimator == "price")
     o.lerp_(momentum, grads, n.momentum_rate)
     means = params if residuals is None else o.add(residuals, params)
-    direction = o.add(momentum, means, alpha=n.decay)
     precision = o.add(hess, n.weight_decay)
-    if flags.clipped:
+    if corrections is not None:
+        direction = o.div(momentum, corrections)
+        o.add_(direction, means, alpha=n.decay)
         o.div_(direction, precision)
-        o.clamp_min_(direction, -n.clip)
-        o.clamp_max_(direction, n.clip)
+        _clip(o, direction, n, flags)
+        o.mul_(direction, n.lr)
+        o.sub_(means, direction)
+    elif flags.clipped:
+        direction = o.add(momentum, means, alpha=n.decay)
+        o.div_(direction, precision)
+        _clip(o, direction, n, flags)
         o.add_(means, direction, alpha=-n.lr)
     else:
+        direction = o.add(momentum, means, alpha=n.decay)
         o.addcdiv_(means, direction, precision, value=-n.lr)
     if residuals is not None:
         o.copy_(params, means)
         o.copy_(residuals, o.sub(means, params))
+
+
+def _clip(o: SimpleNamespace, direction: Operand, n: Numbers, flags: Flags) -> None:
+    if flags.clipped:
+        o.clamp_min_(direction, -n.clip)
+        o.clamp_max_(direction, n.clip)
 
 
 def multiply(o: SimpleNamespace, noise: Operand, grads: Operand, estimator: str) -> Operand:

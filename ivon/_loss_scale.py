@@ -6,7 +6,7 @@
 
 import torch
 
-from ivon import _distributed
+from ivon import _captured, _distributed
 from ivon._state import State
 
 
@@ -18,6 +18,8 @@ def unscale_sums(optimizer: object, states: list[State], draws: int, hess_approx
     found_inf = getattr(optimizer, "found_inf", None)
     if not isinstance(found_inf, torch.Tensor):
         return True
+    if _captured.is_capturing():
+        raise RuntimeError("a CUDA graph cannot skip steps, as GradScaler wants to: use bfloat16")
     overflow = bool(found_inf)
     if draws > 1:  # GradScaler has looked at the gradient of the last draw only
         sums = [state["product_sum"] for state in states if "product_sum" in state]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
-from ivon import _compiled, _kernels, _shards
+from ivon import _captured, _compiled, _kernels, _shards
 from ivon._state import Group, State, States, has_residuals, state_dtype, states_of_groups
 from ivon._stretches import Stretch, is_dense, stretches
 
@@ -27,7 +27,7 @@ class Block:
     params: list[Tensor]
     states: list[State]
     kept: list[Tensor]  # shaped like the local parts of the parameters, in the dtype of the states
-    noise: _shards.Noise | None = None  # what fills `kept`, as long as it is needed
+    noise: _shards.Noise | _captured.Noise | None = None  # what fills `kept`, as long as it is needed
     _moved: list[Stretch] = field(default_factory=list)  # what is at the draw, whatever interrupts us
 
     def local_params(self) -> list[Tensor]:
@@ -109,17 +109,21 @@ class Block:
         return {"noise_scale": self.group["ess"] ** -0.5, "weight_decay": self.group["weight_decay"]}
 
 
-def new_blocks(groups: list[Group], states: States, keys: Iterator[str]) -> list[Block]:
+def new_blocks(groups: list[Group], states: States, keys: Iterator[str | None]) -> list[Block]:
     """A draw for all trainable parameters; nothing has moved yet."""
     return [new_block(*part, next(keys)) for part in states_of_groups(groups, states)]
 
 
-def new_block(group: Group, params: list[Tensor], states: list[State], key: str) -> Block:
-    """A draw for parameters of one group, device and dtype, a function of `key`; nothing has moved yet."""
+def new_block(group: Group, params: list[Tensor], states: list[State], key: str | None) -> Block:
+    """A draw for parameters of one group, device and dtype; nothing has moved yet.
+
+    It is a function of `key`; without one, for a CUDA graph, it is another one each time.
+    """
     parts = _shards.locals_of(params)
     flat = torch.empty(sum(p.numel() for p in parts), dtype=state_dtype(params[0]), device=params[0].device)
     kept = list(_unflatten_dense_tensors(flat, parts))
     for i, part in enumerate(parts):
         if not part.is_contiguous() and is_dense(part):
             kept[i] = kept[i].as_strided(part.shape, part.stride())
-    return Block(group, params, states, kept, _shards.Noise(flat, params, key))
+    noise = _captured.Noise(flat) if key is None else _shards.Noise(flat, params, key)
+    return Block(group, params, states, kept, noise)

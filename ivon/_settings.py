@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
+from torch import Tensor
+
 HESS_APPROXIMATIONS = ("price", "gradsq", "ggn")
 
 # Per parameter group: what the message says is allowed, and the test of it. NaN fails every comparison.
@@ -19,8 +21,10 @@ _GROUP_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
 }
 
 
-def check_group(settings: Mapping[str, Any]) -> None:
+def check_group(settings: Mapping[str, Any], capturable: bool = False) -> None:
     """Raise ValueError unless the settings of one parameter group make sense."""
+    if capturable and isinstance(settings["lr"], Tensor) and settings["lr"].dim() == 0:
+        settings = {**settings, "lr": settings["lr"].item()}
     for name, (allowed, holds) in _GROUP_RULES.items():
         _check(name, settings[name], allowed, holds)
     precision = settings["hess_init"] + settings["weight_decay"]

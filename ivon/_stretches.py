@@ -113,7 +113,7 @@ def _pack(tensors: list[Tensor]) -> Tensor:
 
 def _views(tensors: list[Tensor], length: int) -> Iterator[tuple[Tensor, ...]] | None:
     """Views of equal stretches of tensors that are laid out alike and without gaps; None if they are not."""
-    if all(t.is_contiguous() for t in tensors):
+    if all(t.is_contiguous() or not any(t.stride()) for t in tensors):  # or one number for all entries
         flat = [t.view(-1) for t in tensors]
     else:
         strides = tensors[0].stride()

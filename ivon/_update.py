@@ -8,19 +8,25 @@ from torch import Tensor
 
 from ivon import _compiled, _kernels
 from ivon._accumulate import Pending
+from ivon._captured import StepCounts
 from ivon._sampling import Block
 from ivon._state import Group, State, has_residuals, kind, state_dtype
 from ivon._stretches import stretches
+
+CHANGED = ("params", "hess", "momentum", "residuals")
 
 
 class Update:
     """One step of one parameter group."""
 
-    def __init__(self, group: Group, *, estimator: str, debias: bool, rescale_lr: bool) -> None:
+    def __init__(
+        self, group: Group, *, estimator: str, debias: bool, rescale_lr: bool, counts: StepCounts | None
+    ) -> None:
         self._group = group
         self._estimator = estimator
         self._debias = debias
         self._rescale_lr = rescale_lr
+        self._counts = counts
 
     def from_draw(self, pending: Pending) -> None:
         """The step from a single draw; the products need no memory of their own."""
@@ -37,28 +43,48 @@ class Update:
 
     def _apply(self, block: Block, grads: list[Tensor], products: list[Tensor], weight: float | None) -> None:
         """For parameters of one kind with equally many steps. Without a weight `products` is the noise."""
+        roles = {
+            "params": block.local_params(),
+            "hess": block.of_states("hess"),
+            "momentum": block.of_states("momentum"),
+            "grads": grads,
+            "products": products,
+        }
+        if has_residuals(block.states):
+            roles["residuals"] = block.of_states("residual")
+        correction = self._count(block)
+        if isinstance(correction, list):
+            pairs = zip(correction, roles["params"], strict=True)
+            roles["corrections"] = [b.expand(param.shape) for b, param in pairs]
+            correction = 1.0
+        dtype = state_dtype(block.params[0])
+        n = self._numbers(correction, weight or 1.0, dtype)
+        flags = _kernels.Flags(self._estimator, weight is not None, n.clip < math.inf)
+        compilable = "corrections" not in roles
+        for stretch in stretches(list(roles.values())):
+            o = stretch.operations
+            operands = dict(zip(roles, stretch.operands(), strict=True))
+            operands["grads"] = o.to(operands["grads"], dtype)
+            if not (compilable and stretch.long and _compiled.update(*operands.values(), n=n, flags=flags)):
+                _kernels.update(o, **operands, n=n, flags=flags)
+            for role, name in enumerate(roles):
+                if name in CHANGED:
+                    stretch.put_back(role, operands[name])
+
+    def _count(self, block: Block) -> float | list[Tensor]:
+        """One more step; its bias correction b, on the device for each parameter if a graph may repeat it."""
+        beta1 = self._group["beta1"]
+        if self._counts is not None:
+            self._counts.advance(block.params)
+            return self._counts.bias_corrections(block.params, beta1 if self._debias else 0.0)
         for state in block.states:
             state["step"] += 1
-        dtype = state_dtype(block.params[0])
-        n = self._numbers(block.states[0]["step"], weight or 1.0, dtype)
-        flags = _kernels.Flags(self._estimator, weight is not None, n.clip < math.inf)
-        roles = [block.local_params(), block.of_states("hess"), block.of_states("momentum"), grads, products]
-        changed = (0, 1, 2)
-        if has_residuals(block.states):
-            roles.append(block.of_states("residual"))
-            changed = (0, 1, 2, 5)
-        for stretch in stretches(roles):
-            o = stretch.operations
-            operands = stretch.operands()
-            operands[3] = o.to(operands[3], dtype)
-            if not (stretch.long and _compiled.update(*operands, n=n, flags=flags)):
-                _kernels.update(o, *operands, n=n, flags=flags)
-            for role in changed:
-                stretch.put_back(role, operands[role])
+        return 1 - beta1 ** block.states[0]["step"] if self._debias else 1.0
 
-    def _numbers(self, steps: int, weight: float, dtype: torch.dtype) -> _kernels.Numbers:
+    def _numbers(self, bias_correction: float, weight: float, dtype: torch.dtype) -> _kernels.Numbers:
         group = self._group
-        bias_correction = 1 - group["beta1"] ** steps if self._debias else 1.0
+        # A tensor can change between the replays of a graph.
+        lr = group["lr"] if self._counts is not None else float(group["lr"])
         rescaling = group["hess_init"] + group["weight_decay"] if self._rescale_lr else 1.0
         return _kernels.Numbers(
             hess_scale=1.0 if self._estimator == "ggn" else group["ess"],
@@ -68,7 +94,7 @@ class Update:
             weight_decay=group["weight_decay"],
             decay=bias_correction * group["weight_decay"],
             clip=bias_correction * group["clip_radius"],
-            lr=float(group["lr"]) * rescaling / bias_correction,
+            lr=lr * rescaling / bias_correction,
             hess_floor=_kernels.hess_floor(group["weight_decay"], dtype),
         )
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # torch.compiler.disable, without a second more for our import
 from torch.optim import Optimizer
 
-from ivon import _checkpoint, _distributed, _loss_scale, _sampling
+from ivon import _captured, _checkpoint, _distributed, _loss_scale, _sampling
 from ivon._accumulate import Draws
+from ivon._captured import StepCounts
 from ivon._noise import NoiseStream
 from ivon._settings import check_group, check_optimizer, check_weight
 from ivon._shards import is_sharded
@@ -40,7 +41,7 @@ class IVON(Optimizer):
     Any number of draws may precede a step; they are averaged, and `mc_samples` tells only how many
     `step(closure)` makes by itself. Parameters without a gradient in all draws of a step are left alone.
 
-    Arguments (all but the last five may differ between parameter groups):
+    Arguments (all but the last six may differ between parameter groups):
         lr: learning rate alpha; about that of SGD when `rescale_lr` is on.
         ess: effective sample size lambda; the number of training examples.
         hess_init: h0, where the Hessian estimate starts.
@@ -56,6 +57,10 @@ class IVON(Optimizer):
             ranks draw alike, which is right where gradients are already averaged over ranks.
         debias: divide the momentum by 1 - beta1^t.
         rescale_lr: multiply the learning rate by hess_init + weight_decay.
+        capturable: draws and steps may be captured in a CUDA graph, after a step outside of one. Noise in a
+            graph comes from PyTorch's generator of the GPU, whose state then belongs into a checkpoint
+            (`torch.cuda.get_rng_state`), and a graph keeps the settings of its capture; only the learning
+            rate changes if it is a tensor on the GPU. Not with GradScaler or in a process group.
     """
 
     # GradScaler then calls step() also after an overflow, and the draws of the skipped step can be forgotten.
@@ -64,7 +69,7 @@ class IVON(Optimizer):
     def __init__(
         self,
         params: Any,
-        lr: float,
+        lr: float | Tensor,
         ess: float,
         hess_init: float = 1.0,
         beta1: float = 0.9,
@@ -76,6 +81,7 @@ class IVON(Optimizer):
         sync: bool = False,
         debias: bool = True,
         rescale_lr: bool = True,
+        capturable: bool = False,
     ) -> None:
         check_optimizer(mc_samples, hess_approx)
         defaults = {
@@ -87,13 +93,15 @@ class IVON(Optimizer):
             "weight_decay": weight_decay,
             "clip_radius": clip_radius,
         }
-        check_group(defaults)
+        check_group(defaults, capturable)
+        self.capturable = capturable
         super().__init__(params, defaults)
         self.mc_samples = mc_samples
         self.hess_approx = hess_approx
         self.sync = sync
         self.debias = debias
         self.rescale_lr = rescale_lr
+        self._counts = StepCounts() if capturable else None
         self._active = False  # inside sampled_params
         self._draws = Draws()
         self._draws.remember_gradients(self._trainable())  # those that another optimizer has left
@@ -102,7 +110,7 @@ class IVON(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own; what is not given is the constructor's."""
-        check_group({**self.defaults, **param_group})
+        check_group({**self.defaults, **param_group}, self.capturable)
         super().add_param_group(param_group)
         for param in self.param_groups[-1]["params"]:
             if not param.is_floating_point():
@@ -140,14 +148,17 @@ class IVON(Optimizer):
             raise RuntimeError(
                 "sync=True is for ranks that have the whole parameters each, not shards of them"
             )
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "IVON draws new noise at every step, which a CUDA graph would repeat: capture without it"
-            )
+        capturing = _captured.is_capturing()
+        if capturing:
+            _captured.check(self.param_groups, self._counts, self.state, generator)
         if train:
+            self._draws.stay(capturing)
             self._read_pending()
             self._draws.clear_gradients(self._trainable())
-        blocks = _sampling.new_blocks(self.param_groups, self.state, self._keys(train, generator))
+        keys = repeat(None) if capturing else self._keys(train, generator)
+        blocks = _sampling.new_blocks(self.param_groups, self.state, keys)
+        if self._counts is not None and not capturing:
+            self._counts.start(self._trainable(), self.state)
         self._active = True
         try:
             for block in blocks:
@@ -195,6 +206,7 @@ class IVON(Optimizer):
     @_disable_dynamo
     @torch.no_grad()
     def _step(self) -> None:
+        self._draws.stay(_captured.is_capturing())
         single = None if self._needs_sums() else self._draws.take_single()
         if single is not None:
             for pending in single:
@@ -227,6 +239,7 @@ class IVON(Optimizer):
                 "state_dict() of sharded parameters between the draws of a step: call step() first"
             )
         _checkpoint.note_sampling(self.param_groups, self._stream, self._draws)
+        self._note_steps()
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -246,18 +259,24 @@ class IVON(Optimizer):
         super().load_state_dict(state_dict)
         _checkpoint.take_states(state_dict, self.param_groups, self.state)
         self._stream, self._draws = stream, draws
+        self._counts = StepCounts() if self.capturable else None
         self._draws.remember_gradients(self._trainable())
 
     def __getstate__(self) -> dict[str, Any]:
         self._forbid_within("copying the optimizer")
         self._read_pending()
-        settings = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr")
-        sampling = ("_active", "_draws", "_stream", "_seed_is_shared")
+        self._note_steps()
+        settings = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr", "capturable")
+        sampling = ("_active", "_draws", "_stream", "_seed_is_shared", "_counts")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in (*settings, *sampling)}}
 
     def _forbid_within(self, call: str) -> None:
         if self._active:
             raise RuntimeError(f"{call} within sampled_params(): leave that context first")
+
+    def _note_steps(self) -> None:
+        if self._counts is not None:
+            self._counts.note(self.state)
 
     def _trainable(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in trainable(group)]
@@ -295,7 +314,13 @@ class IVON(Optimizer):
         return self.sync or getattr(self, "found_inf", None) is not None
 
     def _update(self, group: Group) -> Update:
-        return Update(group, estimator=self.hess_approx, debias=self.debias, rescale_lr=self.rescale_lr)
+        return Update(
+            group,
+            estimator=self.hess_approx,
+            debias=self.debias,
+            rescale_lr=self.rescale_lr,
+            counts=self._counts,
+        )
 
     def _step_from_sums(self) -> None:
         self._draws.add_pending(self.hess_approx)

@@ -1,7 +1,12 @@
-"""CUDA graphs: a captured model sees every draw, because draws are in place; a captured step draws anew."""
+"""CUDA graphs: a captured model sees every draw, because draws are in place; a captured step draws anew.
+
+test_ivon_captured.py has the same steps on a tape, which needs no GPU.
+"""
 
 import pytest
 import torch
+
+from ivon import _noise
 
 STEPS = 12
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need an NVIDIA GPU")
@@ -51,19 +56,13 @@ def test_compiled_model_with_cuda_graphs(gpu_task):
                 torch.testing.assert_close(compiled(task.inputs), model(task.inputs), rtol=1e-3, atol=1e-3)
 
 
-def test_whole_step_in_one_graph_is_right_or_refused(gpu_task):
-    """What would be wrong in silence: each replay with the noise of the capture."""
-    task = gpu_task
-    model = task.model().cuda()
-    optimizer = task.optimizer(model)
+def captured_step(task, optimizer, model, within=lambda: None):
+    """A graph of a draw, its gradients and the step, and the tensors that it takes its batch from."""
     inputs, labels = (data.clone() for data in task.batch(0))
-    noise = torch.zeros_like(model[0].weight)
-    mean = torch.zeros_like(noise)
 
     def step():
-        mean.copy_(model[0].weight.detach())
         with optimizer.sampled_params(train=True):
-            noise.copy_(model[0].weight.detach() - mean)
+            within()
             task.loss(model, (inputs, labels)).backward()
         optimizer.step()
 
@@ -73,20 +72,62 @@ def test_whole_step_in_one_graph_is_right_or_refused(gpu_task):
         for _ in range(3):  # a capture wants everything allocated and chosen
             step()
     torch.cuda.current_stream().wait_stream(stream)
-
     graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            step()
-    except RuntimeError as error:
-        torch.cuda.synchronize()
-        assert "graph" in str(error) or "captur" in str(error)  # noqa: PT017 - either is allowed
-        return
-    seen = []
+    with torch.cuda.graph(graph):
+        step()
+    return graph, (inputs, labels)
+
+
+def test_whole_step_in_one_graph(gpu_task):
+    """Each replay draws anew, counts, and takes the learning rate that is set."""
+    task = gpu_task
+    model = task.model().cuda()
+    optimizer = task.optimizer(model, lr=torch.tensor(1.0, device="cuda"), capturable=True)
+    weight = model[0].weight
+    drawn = torch.zeros_like(weight)
+    graph, batch = captured_step(task, optimizer, model, lambda: drawn.copy_(weight.detach()))
+    noise = []
     for k in range(STEPS):
-        for static, new in zip((inputs, labels), task.batch(k), strict=True):
-            static.copy_(new)
+        mean = weight.detach().clone()
+        for static, now in zip(batch, task.batch(k), strict=True):
+            static.copy_(now)
         graph.replay()
-        seen.append(noise.clone())
-    assert len(torch.stack(seen).flatten(1).unique(dim=0)) == STEPS
+        noise.append(drawn - mean)
+    assert len(torch.stack(noise).flatten(1).unique(dim=0)) == STEPS
     task.assert_learned(model, optimizer)
+    assert {state["step"] for state in optimizer.state_dict()["state"].values()} == {3 + STEPS}
+
+    before = weight.detach().clone()
+    optimizer.param_groups[0]["lr"].zero_()
+    graph.replay()
+    assert weight.equal(before)
+
+
+def test_captured_steps_equal_steps_one_by_one(gpu_task):
+    """The same noise, from PyTorch's generator of the GPU."""
+    task = gpu_task
+    runs = []
+    for whole in (True, False):
+        model = task.model().cuda()
+        optimizer = task.optimizer(model, capturable=True)
+        graph, batch = captured_step(task, optimizer, model)
+        torch.cuda.manual_seed(5)
+        for k in range(STEPS):
+            for static, now in zip(batch, task.batch(k), strict=True):
+                static.copy_(now)
+            if whole:
+                graph.replay()
+                continue
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_noise, "fill", lambda out, key, start, total: out.normal_())
+                with optimizer.sampled_params(train=True):
+                    task.loss(model, batch).backward()
+                optimizer.step()
+        runs.append(optimizer)
+    task.assert_same(*runs, rtol=1e-3, atol=1e-4)
+
+
+def test_capture_without_capturable_is_refused(gpu_task):
+    model = gpu_task.model().cuda()
+    with pytest.raises(RuntimeError, match="capturable=True"):
+        captured_step(gpu_task, gpu_task.optimizer(model), model)
