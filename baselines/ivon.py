@@ -33,8 +33,9 @@ class VariationalIVON:
     def step(self, loss: Loss) -> Tensor:
         total, parts = None, loss.parts()
         for part in parts:
+            noise = None if loss.noise is None else loss.noise(part.number)
             for _ in range(self.optimizer.mc_samples):
-                with self.optimizer.sampled_params(train=True):
+                with self.optimizer.sampled_params(train=True, generator=noise):
                     self.optimizer.zero_grad(set_to_none=True)
                     value = self._backward(part)
                     loss.clip(self.optimizer)

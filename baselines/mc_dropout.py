@@ -23,7 +23,9 @@ class Masks:
     A prediction is averaged over a few `with masks.on(generator): model(inputs).softmax(-1)`; without the
     context the network predicts with all its units. `model.train()` and `.eval()` do not matter.
 
-    A network that is to be compiled gets its masks before: `torch.compile` looks for hooks only once.
+    A network that is to be compiled gets its masks before, and `torch._dynamo.config` has
+    `skip_nnmodule_hook_guards = False`: otherwise what was compiled for another network of its class, without
+    masks, is run in its place.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[str], rate: float) -> None:

@@ -30,8 +30,12 @@ class Loss:
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy  # outputs, targets -> their mean loss
     # Precision of the run, for calls of the network itself in place of `forward`.
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
-    seen: Callable[[Tensor], None] | None = None  # is shown the outputs of every forward pass, detached
+    # Is shown the outputs of every forward pass, detached, and the number of their micro-batch.
+    seen: Callable[[Tensor, int], None] | None = None
     micro_batches: int = 1  # equal parts that are computed one after the other, each with a draw of its own
+    number: int = 0  # of this part among them
+    # The stream for the draws of each of them, where it must not be the method's own; IVON heeds it.
+    noise: Callable[[int], torch.Generator] | None = None
     max_grad_norm: float = math.inf  # methods that draw clip the gradients of each draw, others their mean
     # Within it a backward pass leaves its gradients on this process, to be reduced with those that follow.
     apart: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -39,7 +43,7 @@ class Loss:
     def __call__(self) -> Tensor:
         outputs = self.forward(self.inputs)
         if self.seen is not None:
-            self.seen(outputs.detach())
+            self.seen(outputs.detach(), self.number)
         return self.criterion(outputs, self.targets)
 
     def parts(self) -> list["Loss"]:
@@ -50,7 +54,9 @@ class Loss:
         if rest:
             raise ValueError(f"micro_batches {self.micro_batches}: must divide {len(self.inputs)} examples")
         pieces = zip(self.inputs.split(size), self.targets.split(size), strict=True)
-        return [replace(self, inputs=x, targets=y, micro_batches=1) for x, y in pieces]
+        return [
+            replace(self, inputs=x, targets=y, micro_batches=1, number=i) for i, (x, y) in enumerate(pieces)
+        ]
 
     def clip(self, optimizer: torch.optim.Optimizer) -> None:
         """Scale all gradients together so that their norm is at most `max_grad_norm`."""
@@ -73,7 +79,7 @@ class Loss:
                 network, of_one, self.inputs, self.targets, chunk_size=chunk_size, seen=chunks.append
             )
         if self.seen is not None:
-            self.seen(torch.cat(chunks))
+            self.seen(torch.cat(chunks), self.number)
         return value
 
 

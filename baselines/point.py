@@ -28,8 +28,14 @@ class PointEstimate:
         self.optimizer = optimizer
         self._backward = backward
         self._generator = generator
+        self._foreign: Tensor | None = None  # a loaded state of the generator of another kind of device
 
     def step(self, loss: Loss) -> Tensor:
+        if self._foreign is not None:
+            raise RuntimeError(
+                f"{type(self.optimizer).__name__}: this training began on another kind of device, CPU or "
+                "GPU, and goes on only there, as its noise does; it can be evaluated here"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         parts = loss.parts()
         total = None
@@ -50,10 +56,18 @@ class PointEstimate:
         return nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
-        noise = None if self._generator is None else self._generator.get_state()
+        noise = self._foreign
+        if noise is None and self._generator is not None:
+            noise = self._generator.get_state()
         return {"optimizer": self.optimizer.state_dict(), "noise": noise}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
-        if self._generator is not None:
+        self._foreign = None
+        if self._generator is None:
+            return
+        # On a CPU thousands of bytes, on a GPU 16: neither can go on with that of the other.
+        if state["noise"].numel() == self._generator.get_state().numel():
             self._generator.set_state(state["noise"])
+        else:
+            self._foreign = state["noise"]

@@ -14,6 +14,7 @@ from experiments.data.root import data_root
 from experiments.engine import files
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.assignments import changed, value_of
+from experiments.engine.gpus import visible_gpus
 from experiments.engine.local import Launcher, Options, default_device, default_jobs
 from experiments.engine.progress import display
 from experiments.engine.record import Snapshot, Store
@@ -36,6 +37,7 @@ def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
         raise UserError(f"{'--cluster' if args.cluster else '--wait'}: only with --executor slurm")
     options = _options(args)
     _check_shared(specs, options.processes)
+    _check_gpus(options)
     store = Store(files.writable_folder(args.runs))
     check_data(specs)
     failed = _launch(specs, store, options)
@@ -136,6 +138,15 @@ def _check_shared(specs: list[Spec], processes: int) -> None:
             raise UserError(f"--processes {processes}: {why_not}")
 
 
+def _check_gpus(options: Options) -> None:
+    """Whether each process of a training has a GPU to itself, as NCCL wants it."""
+    gpus = len(visible_gpus())
+    if options.device == "cuda" and options.processes > gpus:
+        raise UserError(
+            f"--processes {options.processes}: each needs a GPU of its own, and {gpus} can be seen"
+        )
+
+
 def _assignments(option: str, pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
@@ -175,6 +186,10 @@ def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str]
     if not missing:
         print(f"nothing to run: {len(specs)} of {len(specs)} runs are over", file=sys.stderr)
         return failed
+    try:
+        fetch_data(missing, data_root())  # here, and not in a worker: it is seen, and Ctrl-C ends it
+    except KeyboardInterrupt:
+        return None
     print(
         f"{len(missing)} of {len(specs)} runs to do, {options.jobs} at a time on {options.device}; "
         f"interrupt at will, the same command continues",
@@ -214,6 +229,12 @@ def check_data(specs: list[Spec]) -> None:
     """Whether all data sets are there or can be fetched; UserError if not."""
     for source in sources(specs):
         source.check(data_root())
+
+
+def fetch_data(specs: list[Spec], root: Path) -> None:
+    """Bring what can be fetched or made, before anything that needs it starts."""
+    for source in sources(specs):
+        source.fetch(root)
 
 
 def sources(specs: list[Spec]) -> list[Source]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ivon import _kernels, _shards
+from ivon import _fused, _kernels, _shards
 from ivon._operations import LISTS
 from ivon._sampling import Block
 from ivon._state import State
@@ -54,7 +54,8 @@ class Draws:
     _pending: list[Pending] | None = None
     _pending_weight: float = 1.0
     _captured: bool = False  # whether they are in a CUDA graph
-    _changes: set[bool] = field(default_factory=set)  # whether gradients were changed after their context
+    # Whether gradients were changed after their context, for each block of parameters.
+    _changes: dict[int, set[bool]] = field(default_factory=dict)
     _known: dict[int, tuple[int, int]] = field(
         default_factory=dict
     )  # by parameter: gradients not to be missed
@@ -115,7 +116,7 @@ class Draws:
 
     def check_changes(self) -> None:
         """RuntimeError if the gradients of some draws were changed after their contexts and others not."""
-        if len(self._changes) > 1:
+        if any(len(answers) > 1 for answers in self._changes.values()):
             raise RuntimeError(
                 f"of {self.count} draws in a step, the gradients of some were changed after their context "
                 f"and those of others not: clip the gradients of every draw, best within its context"
@@ -126,10 +127,10 @@ class Draws:
         """Read the gradients of the last draw; a sum may then still be the gradient itself."""
         if self._pending is None:
             return
-        for pending in self._pending:
-            self._changes.add(pending.changed())
+        for i, pending in enumerate(self._pending):
             block, grads = pending.read(hess_approx)
             if grads:
+                self._changes.setdefault(i, set()).add(pending.changed())
                 _add(block, grads, self._pending_weight, hess_approx)
         self.count += 1
         self.weight += self._pending_weight
@@ -149,7 +150,7 @@ class Draws:
 
     def forget(self, states: Iterable[State]) -> None:
         """Start anew: nothing drawn, nothing summed."""
-        self.count, self.weight, self._pending, self._changes = 0, 0.0, None, set()
+        self.count, self.weight, self._pending, self._changes = 0, 0.0, None, {}
         for state in states:
             state.pop("grad_sum", None)
             state.pop("product_sum", None)
@@ -182,6 +183,9 @@ def _add(block: Block, grads: list[Tensor], weight: float, hess_approx: str) -> 
     The noise becomes the products. With weight 1 the gradients of a first draw are kept by reference: one
     draw costs no copy.
     """
+    if block.drawn is not None:
+        _add_fused(block, block.drawn, grads, weight, hess_approx)
+        return
     states, products = block.states, block.kept
     grads = LISTS.to(grads, products[0].dtype)
     _kernels.multiply(LISTS, products, grads, hess_approx)
@@ -194,4 +198,32 @@ def _add(block: Block, grads: list[Tensor], weight: float, hess_approx: str) -> 
         torch._foreach_add_([states[i]["product_sum"] for i in later], [products[i] for i in later])
     for state, grad, product in zip(states, grads, products, strict=True):
         if "grad_sum" not in state:
+            state["grad_sum"], state["product_sum"] = grad, product
+
+
+def _add_fused(
+    block: Block, drawn: _fused.Draw, grads: list[Tensor], weight: float, hess_approx: str
+) -> None:
+    """The same by kernels that make the noise as they go."""
+    for later in (True, False):
+        chosen = [i for i, state in enumerate(block.states) if ("grad_sum" in state) == later]
+        if not chosen:
+            continue
+        part, new = block.part(chosen), [grads[i] for i in chosen]
+        hess = part.of_states("hess")
+        products = part.of_states("product_sum") if later else [torch.empty_like(h) for h in hess]
+        _fused.add(
+            drawn.part(chosen),
+            hess,
+            new,
+            products,
+            part.of_states("grad_sum") if later else None,
+            **part.numbers(),
+            weight=weight,
+            estimator=hess_approx,
+        )
+        if later:
+            continue
+        sums = new if weight == 1 else torch._foreach_mul(new, weight)
+        for state, grad, product in zip(part.states, sums, products, strict=True):
             state["grad_sum"], state["product_sum"] = grad, product

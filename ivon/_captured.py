@@ -5,12 +5,13 @@ That is the noise, which comes from PyTorch's own generator of the device, and t
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from ivon import _distributed
-from ivon._state import Group, States, state_dtype, trainable
+from ivon._state import COUNT, State
 
 
 def is_capturing() -> bool:
@@ -18,43 +19,32 @@ def is_capturing() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
-class StepCounts:
-    """How many steps each parameter has made, as numbers without dimensions beside its state.
+def advance(states: list[State]) -> None:
+    """One more step of these parameters, counted on the device.
 
-    They take over from `state["step"]`, which has them again when `note` is called.
+    The count, a number without dimensions, takes over from `step`, which has it again after `note_steps`. It
+    cannot begin within a graph, which would begin anew each time.
     """
+    for state in states:
+        if COUNT not in state:
+            state[COUNT] = state["hess"].new_full((), state["step"])
+    torch._foreach_add_([state[COUNT] for state in states], 1.0)
 
-    def __init__(self) -> None:
-        self._counts: dict[Tensor, Tensor] = {}
 
-    def start(self, params: list[Tensor], states: States) -> None:
-        """Count for these parameters from now on; not within a graph, which would start anew each time."""
-        for param in params:
-            if param not in self._counts:
-                count = torch.tensor(float(states[param]["step"]), dtype=state_dtype(param))
-                self._counts[param] = count.to(param.device)
+def bias_corrections(states: list[State], beta1: float) -> list[Tensor]:
+    """1 - beta1^t for each parameter, without dimensions, and as exact for small t as for large."""
+    exponent = math.log(beta1) if beta1 else -math.inf
+    corrections = list(torch._foreach_mul([state[COUNT] for state in states], exponent))
+    torch._foreach_expm1_(corrections)
+    torch._foreach_neg_(corrections)
+    return corrections
 
-    def advance(self, params: list[Tensor]) -> None:
-        """One more step of these parameters."""
-        torch._foreach_add_([self._counts[param] for param in params], 1.0)
 
-    def bias_corrections(self, params: list[Tensor], beta1: float) -> list[Tensor]:
-        """1 - beta1^t for each parameter, without dimensions, and as exact for small t as for large."""
-        corrections = torch._foreach_mul(
-            [self._counts[param] for param in params], math.log(beta1) if beta1 else -math.inf
-        )
-        torch._foreach_expm1_(corrections)
-        torch._foreach_neg_(corrections)
-        return list(corrections)
-
-    def note(self, states: States) -> None:
-        """Write the numbers of steps into the states, for a checkpoint; waits for the device."""
-        for param, count in self._counts.items():
-            states[param]["step"] = int(count)
-
-    def covers(self, params: list[Tensor]) -> bool:
-        """Whether it counts for all of them."""
-        return all(param in self._counts for param in params)
+def note_steps(states: Iterable[State]) -> None:
+    """Write the numbers of steps into `step`; waits for the device."""
+    for state in states:
+        if COUNT in state:
+            state["step"] = int(state[COUNT])
 
 
 class Noise:
@@ -84,11 +74,9 @@ class Noise:
         self._made = True
 
 
-def check(
-    groups: list[Group], counts: StepCounts | None, states: States, generator: torch.Generator | None
-) -> None:
+def check(capturable: bool, states: list[State], generator: torch.Generator | None) -> None:
     """RuntimeError unless a draw can be captured and be a new one at every replay."""
-    if counts is None:
+    if not capturable:
         raise RuntimeError(
             "this CUDA graph would repeat the noise of its capture: make the optimizer with capturable=True, "
             "or capture the model without the optimizer"
@@ -102,6 +90,5 @@ def check(
             "a CUDA graph cannot hold IVON's steps in a process group: its noise comes from the generator of "
             "each device, and ranks would not draw alike"
         )
-    params = [param for group in groups for param in trainable(group)]
-    if not counts.covers(params) or any("hess" not in states[param] for param in params):
+    if any(COUNT not in state for state in states):
         raise RuntimeError("make a step of all parameters before the capture: a CUDA graph would start anew")

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ivon._accumulate import Draws
 from ivon._noise import NoiseStream
-from ivon._state import Group, States, alike, like_param, side_by_side
+from ivon._state import COUNT, Group, States, alike, like_param, side_by_side
 
 # In a checkpoint every parameter group has the state of the noise and of the sums over draws, by these names:
 # torch.distributed.checkpoint keeps of an optimizer its states and the entries that its groups have when it
@@ -64,6 +65,47 @@ def take_states(state_dict: Mapping[str, Any], groups: list[Group], states: Stat
     for group in groups:
         for members in alike(param for param in group["params"] if "hess" in states[param]):
             side_by_side([states[param] for param in members])
+
+
+def without_counts(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A state for a checkpoint: `step` says what the counts on the device do."""
+    states = {
+        i: {name: value for name, value in state.items() if name != COUNT}
+        for i, state in state_dict["state"].items()
+    }
+    return {**state_dict, "state": states}
+
+
+class Memory:
+    """Where the tensors of an optimizer are: a CUDA graph goes on using that memory after a load."""
+
+    def __init__(self, groups: list[Group], states: States) -> None:
+        self._rates = [group["lr"] for group in groups]
+        self._states = {
+            param: dict(states[param]) for group in groups for param in group["params"] if param in states
+        }
+
+    def keep(self, groups: list[Group], states: States) -> None:
+        """Copy what was loaded to where its predecessor is, if that is of the same kind."""
+        for group, rate in zip(groups, self._rates, strict=True):
+            if isinstance(rate, Tensor):
+                group["lr"] = rate.copy_(torch.as_tensor(group["lr"]))
+        for param, old in self._states.items():
+            new = states.get(param, {})
+            for name, tensor in old.items():
+                if name == COUNT and "step" in new:
+                    new[name] = tensor.fill_(new["step"])
+                elif isinstance(tensor, Tensor) and name in new and _alike(tensor, new[name]):
+                    new[name] = tensor.copy_(new[name])
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.stride(), one.dtype, one.device) == (
+        other.shape,
+        other.stride(),
+        other.dtype,
+        other.device,
+    )
 
 
 def is_of_ivon_opt(state_dict: Mapping[str, Any]) -> bool:

@@ -36,17 +36,20 @@ def on_any_rank(fact: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
-def average_where_ranks_differ(states: list[State]) -> None:
+def average_where_ranks_differ(params: list[Tensor], states: list[State]) -> None:
     """Average the sums over the ranks unless they are the same on all of them; a collective call.
 
-    They differ where DistributedDataParallel has not averaged the gradients of a draw, within its no_sync().
+    They differ where DistributedDataParallel has not averaged the gradients of a draw, within its no_sync(),
+    which leaves the means the same. Ranks whose means differ train models of their own.
     """
+    if not in_group() or not _is_same_model(params):
+        return
     whole = [state for state in states if not is_sharded(state["hess"])]
-    if not in_group() or not whole:
+    if not whole:
         return
     device = whole[0]["hess"].device
     names = ("grad_sum", "product_sum")
-    zero = torch.zeros((), dtype=torch.float64)
+    zero = torch.zeros((), dtype=torch.float64, device=device)
     prints = torch.stack([(s[n].double().sum() if n in s else zero).to(device) for n in names for s in whole])
     have = torch.tensor([float("grad_sum" in state) for state in whole], device=device).double()
     extremes = torch.cat([prints, -prints, have, -have]).nan_to_num()
@@ -61,32 +64,48 @@ def average_where_ranks_differ(states: list[State]) -> None:
             dist.all_reduce(state[name])
 
 
+def _is_same_model(params: list[Tensor]) -> bool:
+    """Whether all ranks have parameters of the same number, sizes and, up to a checksum, values."""
+    whole = [param for param in params if not is_sharded(param)]
+    known = [float(len(whole)), float(sum(map(Tensor.numel, whole)))]
+    prints = torch.tensor([*known, 0.0], dtype=torch.float64, device=params[0].device)
+    for i, param in enumerate(whole, start=1):  # one by one: each is copied
+        mean = param.detach().double()
+        prints[2] += i * (mean.sum() + mean.square().sum()).to(prints.device)
+    extremes = torch.cat([prints, -prints]).nan_to_num()
+    dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+    high, low = extremes.chunk(2)
+    return bool((high == -low).all())
+
+
 def sum_over_ranks(states: list[State], weight: float) -> float:
     """Sum `grad_sum` and `product_sum` of parameters of one kind over the ranks; returns that of weights.
 
-    One all-reduce of one flat tensor. A parameter that had no gradient on some of the ranks counts as zero
-    there; one that had none anywhere still has no sums afterwards.
+    A parameter that had no gradient on some of the ranks counts as zero there; one that had none anywhere
+    still has no sums afterwards.
     """
     if not in_group():
         return weight
-    hess = [state["hess"] for state in states]
+    like = states[0]["hess"]
     have = [float("grad_sum" in state) for state in states]
-    sums = [
-        state[name] if "grad_sum" in state else torch.zeros_like(state["hess"])
-        for name in ("grad_sum", "product_sum")
-        for state in states
-    ]
-    extra = torch.tensor([weight, *have], dtype=hess[0].dtype, device=hess[0].device)
-    flat = torch.cat([extra, *(s.reshape(-1) for s in sums)])
-    dist.all_reduce(flat)
-    extra, *pieces = flat.split([extra.numel(), *(s.numel() for s in sums)])
+    extra = torch.tensor([weight, *have], dtype=like.dtype, device=like.device)
+    dist.all_reduce(extra)
     total, *have = extra.tolist()
-    for i, state in enumerate(states):
-        if have[i] > 0:
-            state["grad_sum"] = _like(pieces[i], hess[i])
-            state["product_sum"] = _like(pieces[len(states) + i], hess[i])
+    summed = [state for state, number in zip(states, have, strict=True) if number > 0]
+    for name in ("grad_sum", "product_sum"):  # one after the other: each is a copy of the weights
+        _sum_entries(summed, name)
     return total
 
 
-def _like(flat: Tensor, target: Tensor) -> Tensor:
-    return torch.empty_like(target).copy_(flat.view(target.shape))
+def _sum_entries(states: list[State], name: str) -> None:
+    if not states:
+        return
+    mine = [state.pop(name) if name in state else torch.zeros_like(state["hess"]) for state in states]
+    flat = torch.cat([entry.reshape(-1) for entry in mine])
+    mine.clear()
+    dist.all_reduce(flat)
+    pieces = flat.split([state["hess"].numel() for state in states])
+    for state, piece in zip(states, pieces, strict=True):
+        entry, hess = piece.view(state["hess"].shape), state["hess"]
+        same = entry.stride() == hess.stride()
+        state[name] = entry if same else torch.empty_like(hess).copy_(entry)

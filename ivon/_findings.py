@@ -140,4 +140,4 @@ def _quantiles(samples: list[Tensor], at: tuple[float, ...]) -> list[float]:
     flat = torch.cat([sample.double() for sample in samples]) if samples else torch.empty(0)
     if not flat.numel():
         return [math.nan] * len(at)
-    return torch.quantile(flat, torch.tensor(at, dtype=flat.dtype)).tolist()
+    return torch.quantile(flat, flat.new_tensor(at)).tolist()

@@ -4,7 +4,7 @@
 tensors or those for lists of tensors (_operations.py), whatever the operands are.
 """
 
-from functools import cache
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -171,10 +171,10 @@ def update_hess(
     o.clamp_min_(hess, n.hess_floor)
 
 
-@cache
+@lru_cache(maxsize=64)  # a schedule of weight_decay has a new one at every step
 def hess_floor(weight_decay: float, dtype: torch.dtype) -> float:
     """The smallest h that is allowed: h + weight_decay is positive in `dtype`, and its inverse finite."""
-    lowest = torch.tensor(SMALLEST_PRECISION - weight_decay, dtype=dtype)
+    lowest = torch.tensor(SMALLEST_PRECISION - weight_decay, dtype=dtype, device="cpu")
     if (lowest + weight_decay).item() < SMALLEST_PRECISION / 2:
-        lowest = torch.nextafter(torch.tensor(-weight_decay, dtype=dtype), torch.tensor(0.0, dtype=dtype))
+        lowest = torch.nextafter(-lowest.new_tensor(weight_decay), lowest.new_zeros(()))
     return lowest.item()

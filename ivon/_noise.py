@@ -78,7 +78,7 @@ def is_counted(total: int, like: Tensor) -> bool:
 
 
 def _count(out: Tensor, key: str, start: int, total: int) -> None:
-    words = torch.frombuffer(bytearray(_digest(key)), dtype=torch.int32).tolist()
+    words = torch.frombuffer(bytearray(digest(key)), dtype=torch.int32).tolist()
     stop = start + out.numel()
     for piece in range(start // COUNTED_PIECE, -(-stop // COUNTED_PIECE)):
         begin, end = piece * COUNTED_PIECE, min((piece + 1) * COUNTED_PIECE, total)
@@ -96,7 +96,7 @@ def _count(out: Tensor, key: str, start: int, total: int) -> None:
 
 
 def _pairs(lows: Tensor, highs: Tensor, place: list[int]) -> None:
-    where = torch.tensor(place, dtype=torch.int32)
+    where = torch.tensor(place, dtype=torch.int32, device=lows.device)
     with torch.no_grad():
         if lows.numel() < COMPILED_FROM or not _compiled.normals(lows, highs, where):
             _threefry.normals_in_stretches(lows, highs, where)
@@ -109,7 +109,7 @@ def _fill_from_piece(out: Tensor, key: str, piece: int, start: int, total: int) 
         if start <= begin and end <= start + out.numel():
             out[begin - start : end - start].normal_(generator=generator)
             return
-        whole = torch.empty(end - begin, dtype=out.dtype).normal_(generator=generator)
+        whole = out.new_empty(end - begin).normal_(generator=generator)
         wanted = whole[max(start - begin, 0) : start + out.numel() - begin]
         offset = max(begin - start, 0)
         out[offset : offset + wanted.numel()] = wanted
@@ -117,10 +117,10 @@ def _fill_from_piece(out: Tensor, key: str, piece: int, start: int, total: int) 
 
 def _generator(text: str, device: torch.device) -> torch.Generator:
     # A hash, as CPU generators look at 32 bits of their seed only.
-    return torch.Generator(device).manual_seed(int.from_bytes(_digest(text), "little"))
+    return torch.Generator(device).manual_seed(int.from_bytes(digest(text), "little"))
 
 
-def _digest(text: str) -> bytes:
+def digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
-from ivon import _captured, _compiled, _kernels, _shards
+from ivon import _captured, _compiled, _fused, _kernels, _shards
+from ivon._operations import LISTS
 from ivon._state import Group, State, States, has_residuals, state_dtype, states_of_groups
 from ivon._stretches import Stretch, is_dense, stretches
 
@@ -21,12 +22,14 @@ class Block:
     the standard normal noise, stretch by stretch, then has the parameters as they were while these are at the
     draw, and afterwards the noise theta - m. That of 16-bit parameters is made a second time: their theta is
     rounded, by far more than the noise of a narrow posterior, and Eq. 3 holds for the noise that was drawn.
+    With `drawn` it is made by fused kernels where it is used, and `kept` is given back with the mean.
     """
 
     group: Group
     params: list[Tensor]
     states: list[State]
     kept: list[Tensor]  # shaped like the local parts of the parameters, in the dtype of the states
+    drawn: _fused.Draw | None = None
     noise: _shards.Noise | _captured.Noise | None = None  # what fills `kept`, as long as it is needed
     _moved: list[Stretch] = field(default_factory=list)  # what is at the draw, whatever interrupts us
 
@@ -43,17 +46,23 @@ class Block:
         if len(chosen) == len(self.params):
             return self
         params, states = [self.params[i] for i in chosen], [self.states[i] for i in chosen]
+        if self.drawn is not None:
+            return Block(self.group, params, states, [], self.drawn.part(chosen))
         return Block(self.group, params, states, [self.kept[i] for i in chosen])
 
     def displace(self) -> None:
         """Move the parameters, in place, from the mean to the draw; once."""
+        if self.drawn is not None:
+            _fused.draw(self.drawn, self.params, self.kept, self.of_states("hess"), **self.numbers())
+            self._moved.append(Stretch([self.params, self.kept], LISTS))
+            return
         noise, self.noise = self.noise, None
         assert noise is not None
         roles = [self.local_params(), self.kept]
         if has_residuals(self.states):
             self.noise = noise.again()
             roles.append(self.of_states("residual"))
-        numbers = self._numbers()
+        numbers = self.numbers()
         for stretch in stretches([*roles, self.of_states("hess")]):
             noise.reach(stretch.tensors[1])
             o, (params, kept, *residuals, hess) = stretch.operations, stretch.operands()
@@ -77,7 +86,11 @@ class Block:
             self._moved.pop()
 
     def restore_and_keep_noise(self) -> None:
-        """The same, and `kept` has the noise from then on."""
+        """The same, and `kept` has the noise from then on, unless it can be made again."""
+        if self.drawn is not None:
+            self.restore()
+            self.kept = []
+            return
         if has_residuals(self.states):
             self.restore()
             self._make_noise_again()
@@ -102,23 +115,31 @@ class Block:
         for stretch in stretches([self.kept, self.of_states("hess")]):
             noise.reach(stretch.tensors[0])
             o, (kept, hess) = stretch.operations, stretch.operands()
-            o.copy_(kept, _kernels.noise(o, hess, kept, **self._numbers()))
+            o.copy_(kept, _kernels.noise(o, hess, kept, **self.numbers()))
             stretch.put_back(0, kept)
 
-    def _numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float]:
+        """The settings that noise depends on."""
         return {"noise_scale": self.group["ess"] ** -0.5, "weight_decay": self.group["weight_decay"]}
 
 
-def new_blocks(groups: list[Group], states: States, keys: Iterator[str | None]) -> list[Block]:
-    """A draw for all trainable parameters; nothing has moved yet."""
-    return [new_block(*part, next(keys)) for part in states_of_groups(groups, states)]
+def new_blocks(
+    groups: list[Group], states: States, keys: Iterator[str | None], *, fused: bool
+) -> list[Block]:
+    """A draw for all trainable parameters; nothing has moved yet. `fused`: where that is possible."""
+    return [new_block(*part, next(keys), fused=fused) for part in states_of_groups(groups, states)]
 
 
-def new_block(group: Group, params: list[Tensor], states: list[State], key: str | None) -> Block:
+def new_block(
+    group: Group, params: list[Tensor], states: list[State], key: str | None, *, fused: bool = False
+) -> Block:
     """A draw for parameters of one group, device and dtype; nothing has moved yet.
 
     It is a function of `key`; without one, for a CUDA graph, it is another one each time.
     """
+    if fused and key is not None and _fused.usable(params, states):
+        kept = [torch.empty_like(p, requires_grad=False) for p in params]
+        return Block(group, params, states, kept, _fused.new_draw(params, key))
     parts = _shards.locals_of(params)
     flat = torch.empty(sum(p.numel() for p in parts), dtype=state_dtype(params[0]), device=params[0].device)
     kept = list(_unflatten_dense_tensors(flat, parts))
@@ -126,4 +147,4 @@ def new_block(group: Group, params: list[Tensor], states: list[State], key: str 
         if not part.is_contiguous() and is_dense(part):
             kept[i] = kept[i].as_strided(part.shape, part.stride())
     noise = _captured.Noise(flat) if key is None else _shards.Noise(flat, params, key)
-    return Block(group, params, states, kept, noise)
+    return Block(group, params, states, kept, noise=noise)

@@ -13,6 +13,7 @@ from ivon._stretches import SMALL
 
 State = dict[str, Any]  # of one parameter
 States = MutableMapping[Tensor, State]  # of all parameters; a missing one is there when asked for
+COUNT = "count"  # in a state: the number of steps on the device, with `capturable`
 Group = dict[str, Any]  # torch.optim's parameter group
 
 
@@ -57,15 +58,19 @@ def follow(state: State, param: Tensor) -> None:
     dtype = state_dtype(param)
     state.pop("residual", None)
     for name, value in state.items():
-        if isinstance(value, Tensor):
+        if name == COUNT:
+            state[name] = value.to(param.device)
+        elif isinstance(value, Tensor):
             if value.shape != param.shape:
                 raise RuntimeError(
                     f"a parameter of shape {tuple(param.shape)} has {name} of shape {tuple(value.shape)}: "
                     f"was it resized? Make a new optimizer"
                 )
-            state[name] = value.to(param.device, dtype)
+            with torch.inference_mode(False):
+                state[name] = torch.empty_like(value, device=param.device, dtype=dtype).copy_(value)
     if param.dtype != dtype:
-        state["residual"] = torch.zeros_like(state["hess"])
+        with torch.inference_mode(False):
+            state["residual"] = torch.zeros_like(state["hess"])
 
 
 def like_param(value: Tensor, param: Tensor) -> Tensor:
@@ -74,10 +79,12 @@ def like_param(value: Tensor, param: Tensor) -> Tensor:
 
 
 def side_by_side(states: list[State]) -> None:
-    """Let small entries of the states share memory, one after the other.
+    """Let small entries of the states share memory on a CPU, one after the other.
 
     Then steps of many small parameters need no copies of them (_stretches.py); nothing else depends on it.
     """
+    if states and states[0]["hess"].device.type != "cpu":
+        return
     for name in ("hess", "momentum"):
         small = [
             state

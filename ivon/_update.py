@@ -6,9 +6,8 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor
 
-from ivon import _compiled, _kernels
+from ivon import _captured, _compiled, _fused, _kernels
 from ivon._accumulate import Pending
-from ivon._captured import StepCounts
 from ivon._sampling import Block
 from ivon._state import Group, State, has_residuals, kind, state_dtype
 from ivon._stretches import stretches
@@ -20,13 +19,13 @@ class Update:
     """One step of one parameter group."""
 
     def __init__(
-        self, group: Group, *, estimator: str, debias: bool, rescale_lr: bool, counts: StepCounts | None
+        self, group: Group, *, estimator: str, debias: bool, rescale_lr: bool, capturable: bool
     ) -> None:
         self._group = group
         self._estimator = estimator
         self._debias = debias
         self._rescale_lr = rescale_lr
-        self._counts = counts
+        self._capturable = capturable
 
     def from_draw(self, pending: Pending) -> None:
         """The step from a single draw; the products need no memory of their own."""
@@ -39,10 +38,15 @@ class Update:
         """The step from the sums in the states, of total `weight`; those of the products are consumed."""
         for chosen in _batches(params, states):
             block = Block(self._group, [params[i] for i in chosen], [states[i] for i in chosen], [])
+            if not self._capturable and _fused.usable(block.params, block.states):
+                block.drawn = _fused.no_draw(block.params)
             self._apply(block, block.of_states("grad_sum"), block.of_states("product_sum"), weight)
 
     def _apply(self, block: Block, grads: list[Tensor], products: list[Tensor], weight: float | None) -> None:
         """For parameters of one kind with equally many steps. Without a weight `products` is the noise."""
+        if block.drawn is not None:
+            self._apply_fused(block, grads, products, weight)
+            return
         roles = {
             "params": block.local_params(),
             "hess": block.of_states("hess"),
@@ -71,12 +75,31 @@ class Update:
                 if name in CHANGED:
                     stretch.put_back(role, operands[name])
 
+    def _apply_fused(
+        self, block: Block, grads: list[Tensor], products: list[Tensor], weight: float | None
+    ) -> None:
+        assert block.drawn is not None
+        correction = self._count(block)
+        assert isinstance(correction, float)
+        n = self._numbers(correction, weight or 1.0, torch.float32)
+        _fused.update(
+            block.drawn,
+            block.params,
+            block.of_states("hess"),
+            block.of_states("momentum"),
+            grads,
+            products,
+            noise_scale=block.numbers()["noise_scale"],
+            n=n,
+            flags=_kernels.Flags(self._estimator, weight is not None, n.clip < math.inf),
+        )
+
     def _count(self, block: Block) -> float | list[Tensor]:
         """One more step; its bias correction b, on the device for each parameter if a graph may repeat it."""
         beta1 = self._group["beta1"]
-        if self._counts is not None:
-            self._counts.advance(block.params)
-            return self._counts.bias_corrections(block.params, beta1 if self._debias else 0.0)
+        if self._capturable:
+            _captured.advance(block.states)
+            return _captured.bias_corrections(block.states, beta1 if self._debias else 0.0)
         for state in block.states:
             state["step"] += 1
         return 1 - beta1 ** block.states[0]["step"] if self._debias else 1.0
@@ -84,7 +107,7 @@ class Update:
     def _numbers(self, bias_correction: float, weight: float, dtype: torch.dtype) -> _kernels.Numbers:
         group = self._group
         # A tensor can change between the replays of a graph.
-        lr = group["lr"] if self._counts is not None else float(group["lr"])
+        lr = group["lr"] if self._capturable else float(group["lr"])
         rescaling = group["hess_init"] + group["weight_decay"] if self._rescale_lr else 1.0
         return _kernels.Numbers(
             hess_scale=1.0 if self._estimator == "ggn" else group["ess"],

@@ -81,6 +81,7 @@ def diagnose(optimizer: Any, model: nn.Module | None = None, *, total_steps: int
         raise ValueError(f"total_steps must be >= 1, got {total_steps!r}")
     ivon = find_ivon(optimizer)
     ivon._forbid_within("diagnose()")  # there the parameters are a draw and not the mean
+    ivon._note_steps()  # with capturable=True they are elsewhere
     groups = ivon.param_groups
     entries = sum(local(param).numel() for group in groups for param in trainable(group))
     every = max(1, math.ceil(entries / _SAMPLED))

@@ -13,12 +13,17 @@ from torch.optim import Optimizer
 
 from ivon import _captured, _checkpoint, _distributed, _loss_scale, _sampling
 from ivon._accumulate import Draws
-from ivon._captured import StepCounts
 from ivon._noise import NoiseStream
 from ivon._settings import check_group, check_optimizer, check_weight
 from ivon._shards import is_sharded
 from ivon._state import Group, alike, states_of_groups, trainable
 from ivon._update import Update
+
+NO_GRADIENTS = (
+    "no parameter has a gradient from the draws of this step: compute it within sampled_params(train=True). "
+    "(A CUDA graph of forward and backward passes alone writes gradients where parameters no longer look for "
+    "them; torch.cuda.make_graphed_callables does not, nor a graph that holds draw and step as well.)"
+)
 
 
 class IVON(Optimizer):
@@ -54,7 +59,8 @@ class IVON(Optimizer):
             gradients are computed with `ivon.per_example_backward`.
         sync: in a process group, let every rank draw its own noise and average the estimates in `step()`,
             weighted by the weights of the draws; for models without DistributedDataParallel. If False, all
-            ranks draw alike, which is right where gradients are already averaged over ranks.
+            ranks draw alike, which is right where gradients are already averaged over ranks; ranks that begin
+            with the same parameters are taken for one model.
         debias: divide the momentum by 1 - beta1^t.
         rescale_lr: multiply the learning rate by hess_init + weight_decay.
         capturable: draws and steps may be captured in a CUDA graph, after a step outside of one. Noise in a
@@ -101,11 +107,10 @@ class IVON(Optimizer):
         self.sync = sync
         self.debias = debias
         self.rescale_lr = rescale_lr
-        self._counts = StepCounts() if capturable else None
         self._active = False  # inside sampled_params
         self._draws = Draws()
         self._draws.remember_gradients(self._trainable())  # those that another optimizer has left
-        self.seed(int(torch.randint(2**63 - 1, ())))
+        self.seed(int(torch.randint(2**63 - 1, (), device="cpu")))
         _checkpoint.note_sampling(self.param_groups, self._stream, self._draws)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -114,6 +119,7 @@ class IVON(Optimizer):
         super().add_param_group(param_group)
         for param in self.param_groups[-1]["params"]:
             if not param.is_floating_point():
+                self.param_groups.pop()
                 raise ValueError(f"parameters must be of a real floating-point dtype, got {param.dtype}")
 
     def seed(self, seed: int) -> None:
@@ -150,15 +156,14 @@ class IVON(Optimizer):
             )
         capturing = _captured.is_capturing()
         if capturing:
-            _captured.check(self.param_groups, self._counts, self.state, generator)
+            _captured.check(self.capturable, [self.state[p] for p in self._trainable()], generator)
         if train:
             self._draws.stay(capturing)
             self._read_pending()
             self._draws.clear_gradients(self._trainable())
         keys = repeat(None) if capturing else self._keys(train, generator)
-        blocks = _sampling.new_blocks(self.param_groups, self.state, keys)
-        if self._counts is not None and not capturing:
-            self._counts.start(self._trainable(), self.state)
+        fused = not self.capturable and self.hess_approx != "ggn"
+        blocks = _sampling.new_blocks(self.param_groups, self.state, keys, fused=fused)
         self._active = True
         try:
             for block in blocks:
@@ -209,6 +214,8 @@ class IVON(Optimizer):
         self._draws.stay(_captured.is_capturing())
         single = None if self._needs_sums() else self._draws.take_single()
         if single is not None:
+            if all(grad is None for pending in single for grad in pending.now()):
+                raise RuntimeError(NO_GRADIENTS)
             for pending in single:
                 self._update(pending.block.group).from_draw(pending)
         else:
@@ -240,7 +247,7 @@ class IVON(Optimizer):
             )
         _checkpoint.note_sampling(self.param_groups, self._stream, self._draws)
         self._note_steps()
-        return super().state_dict()
+        return _checkpoint.without_counts(super().state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue exactly where `state_dict()` was taken; states saved by ivon-opt 0.1.3 are taken, too.
@@ -256,10 +263,11 @@ class IVON(Optimizer):
         params = [param for group in self.param_groups for param in group["params"]]
         _checkpoint.check_shapes(state_dict, params)
         self.discard_draws()
+        memory = _checkpoint.Memory(self.param_groups, self.state)
         super().load_state_dict(state_dict)
         _checkpoint.take_states(state_dict, self.param_groups, self.state)
+        memory.keep(self.param_groups, self.state)
         self._stream, self._draws = stream, draws
-        self._counts = StepCounts() if self.capturable else None
         self._draws.remember_gradients(self._trainable())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -267,7 +275,7 @@ class IVON(Optimizer):
         self._read_pending()
         self._note_steps()
         settings = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr", "capturable")
-        sampling = ("_active", "_draws", "_stream", "_seed_is_shared", "_counts")
+        sampling = ("_active", "_draws", "_stream", "_seed_is_shared")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in (*settings, *sampling)}}
 
     def _forbid_within(self, call: str) -> None:
@@ -275,8 +283,7 @@ class IVON(Optimizer):
             raise RuntimeError(f"{call} within sampled_params(): leave that context first")
 
     def _note_steps(self) -> None:
-        if self._counts is not None:
-            self._counts.note(self.state)
+        _captured.note_steps(self.state.values())
 
     def _trainable(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in trainable(group)]
@@ -319,7 +326,7 @@ class IVON(Optimizer):
             estimator=self.hess_approx,
             debias=self.debias,
             rescale_lr=self.rescale_lr,
-            counts=self._counts,
+            capturable=self.capturable,
         )
 
     def _step_from_sums(self) -> None:
@@ -335,9 +342,12 @@ class IVON(Optimizer):
                 "compute it within `sampled_params(train=True)`, or pass a closure"
             )
         self._draws.check_changes()
-        states = [self.state[param] for param in self._trainable()]
+        params = self._trainable()
+        states = [self.state[param] for param in params]
         if self._draws.count > 1 and not self.sync:
-            _distributed.average_where_ranks_differ(states)
+            _distributed.average_where_ranks_differ(params, states)
+        if not self.sync and not any("grad_sum" in state for state in states):
+            raise RuntimeError(NO_GRADIENTS)
         if not _loss_scale.unscale_sums(self, states, self._draws.count, self.hess_approx, self.sync):
             return
         for group in self.param_groups:

@@ -27,15 +27,17 @@ def per_example_backward(
 
     Arguments:
         loss: maps outputs (1, ...) and targets (1, ...), a batch of one example, to a scalar.
-        inputs, targets: with the examples along the first dimension.
+        inputs, targets: with the examples along the first dimension, as the outputs have to have them.
         chunk_size: examples whose gradients are held in memory at the same time; all by default.
         seen: is called with the outputs of each chunk, detached.
 
     Networks of convolutions and linear layers take one ordinary backward pass, in which the gradients of each
     layer are made and reduced in their turn. All others go through torch.func, which takes more time and
-    memory. A layer of another kind may join the first with an attribute `takes_parameters_of_each = True`:
-    its forward pass then gets parameters (examples, *shape), with the same values for all, and has to tell
-    their gradients apart.
+    memory. So do those that have something but the examples in the first dimension of a layer's input: where
+    its length does not tell, two more backward passes of a model's first call do, and later calls rely on it.
+    A layer of another kind may join the first with an attribute `takes_parameters_of_each = True`: its
+    forward pass then gets parameters (examples, *shape), with the same values for all, and has to tell their
+    gradients apart.
 
     Layers that mix examples, such as BatchNorm in training mode, have no gradients of single examples:
     torch.func raises RuntimeError for them. Dropout draws a mask for each example.

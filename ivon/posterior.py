@@ -174,8 +174,9 @@ class Posterior:
         for name, mean in self.mean.items():
             state[f"mean.{name}"] = mean
             state[f"precision.{name}"] = self.precision[name]
-            state[f"prior_precision.{name}"] = torch.tensor(self.prior_precision[name], dtype=torch.float64)
-        return state | {f"fixed.{name}": torch.empty(0) for name in self.fixed}
+            number = torch.tensor(self.prior_precision[name], dtype=torch.float64, device="cpu")
+            state[f"prior_precision.{name}"] = number
+        return state | {f"fixed.{name}": torch.empty(0, device="cpu") for name in self.fixed}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "Posterior":

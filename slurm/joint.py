@@ -14,6 +14,7 @@ from typing import Any
 
 import submitit
 
+from experiments.engine.gpus import DEVICE_LOST
 from experiments.engine.local import Launcher, Options
 from experiments.engine.progress import Display
 from experiments.engine.record import Store
@@ -84,7 +85,7 @@ class Joint:
             else:
                 end = message
         status = self._process.wait()
-        if status < 0 or (os.environ["RANK"] == "0" and not end):
+        if status < 0 or status == DEVICE_LOST or (os.environ["RANK"] == "0" and not end):
             sys.exit(DIED)
         if end.get("end") == "stopped":
             self.display.stopped(spec)

@@ -40,9 +40,11 @@ def run(
     specs: list[Spec], store: Store, cluster: Cluster, processes: int | None, known: list[Store]
 ) -> list[str]:
     """Submit what is missing; what was done, in lines for the user. `known` stores tell of times."""
+    of = _processes(cluster, processes)
+    _check_shared(specs, of)
     _fetch_data(specs, cluster)
     throughput = Throughput(known, cluster.device)
-    submitted, waiting = submit(specs, store, cluster, _processes(cluster, processes), throughput.seconds)
+    submitted, waiting = submit(specs, store, cluster, of, throughput.seconds)
     lines = [f"{waiting} runs were queued or running already"] if waiting else []
     return lines + [
         f"submitted {array.runs} runs in {_jobs(array.jobs)} ({_describe(array.needs, cluster)}): "
@@ -71,6 +73,13 @@ def _processes(cluster: Cluster, wanted: int | None) -> Callable[[Training], int
         return spec.devices if cluster.gpus_per_node else 1
 
     return of
+
+
+def _check_shared(specs: list[Spec], processes: Callable[[Training], int]) -> None:
+    """Also with the numbers that nobody has typed: a changed training may not fit the usual one."""
+    for train in [train for spec in specs for train in spec.trainings]:
+        if why_not := train.not_shared_by(processes(train)):
+            raise UserError(f"{processes(train)} processes (--processes says otherwise): {why_not}")
 
 
 def _jobs(number: int) -> str:

@@ -20,5 +20,10 @@ class Settings(BaseModel):
     # Differentiates the backward pass: cannot be compiled or data-parallel.
     double_backward: ClassVar[bool] = False
 
+    @property
+    def draws_by_process(self) -> bool:
+        """Whether, of several processes that share a step, each makes draws of its own."""
+        return False
+
     # In a checkpoint, the weight itself included: what `plan` reckons disk space with.
     numbers_per_weight: ClassVar[int] = 3

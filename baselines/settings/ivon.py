@@ -33,6 +33,10 @@ class IVON(Settings):
     sync: bool = False  # under data parallelism: a draw of its own on every device, as in the paper
     rescale_lr: bool = True
 
+    @property
+    def draws_by_process(self) -> bool:
+        return self.sync
+
     def build(
         self, model: "nn.Module", *, train_size: int, seed: int, groups: Groups | None = None
     ) -> "Method":

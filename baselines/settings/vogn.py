@@ -61,6 +61,10 @@ class VOGN(_GaussNewton):
     name: Literal["vogn"] = "vogn"
     mc_samples: Count = 1
 
+    @property
+    def draws_by_process(self) -> bool:
+        return True
+
     def build(self, model: "nn.Module", *, train_size: int, seed: int) -> "Method":
         return self._build(model, train_size=train_size, seed=seed, mc_samples=self.mc_samples)
 

@@ -53,7 +53,15 @@ class ImageContender:
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """A step as in training; the loss (nats)."""
-        return self.network.method.step(Loss(self.network.logits, images, labels, precision=self.precision))
+        return self.network.method.step(
+            Loss(
+                self.network.logits,
+                images,
+                labels,
+                precision=self.precision,
+                micro_batches=self.spec.shares,
+            )
+        )
 
 
 Make = Callable[[Any], Contender]  # from the specification of its training

@@ -29,21 +29,30 @@ class Group:
 
     def agree(self, flag: bool) -> bool:
         """The leading process's `flag`, on every process: decisions that hang on a clock or a signal."""
+        return bool(self.told(int(flag)))
+
+    def told(self, number: int) -> int:
+        """The leading process's `number`, on every process."""
         if self.world == 1:
-            return flag
-        decision = torch.tensor([int(flag)], device=self.device)
-        dist.broadcast(decision, src=0)
-        return bool(decision.item())
+            return number
+        message = torch.tensor([number], device=self.device)
+        dist.broadcast(message, src=0)
+        return int(message.item())
+
+    def wait(self) -> None:
+        """Until the device has done what it was given; before a clock is read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def single(device: torch.device) -> Group:
     return Group(rank=0, world=1, device=device)
 
 
-def join() -> Group:
-    """The group that torchrun set up in the environment: NCCL on GPUs, gloo on CPUs."""
+def join(device_type: str) -> Group:
+    """The group that torchrun set up in the environment: NCCL on GPUs ("cuda"), gloo on CPUs ("cpu")."""
     rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if torch.cuda.is_available():
+    if device_type == "cuda":
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
         dist.init_process_group("nccl", device_id=device)

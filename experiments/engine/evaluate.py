@@ -21,7 +21,7 @@ from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.engine.watch import Stopped, Watch
 from experiments.metrics.classification import classification_metrics, reliability
 
-POINT_BATCH = 512
+POINT_BATCH = 512  # at least; so many more that each process has as many images as the others
 ImageBatches = DeviceImages | StreamedImages
 
 
@@ -29,9 +29,10 @@ ImageBatches = DeviceImages | StreamedImages
 def point_error(network: Network, data: ImageBatches, group: Group) -> dict[str, float]:
     """Error (percent) and NLL (nats) of the point estimate, for the curves; each process takes its share."""
     network.model.eval()
+    batch_size = -(-POINT_BATCH // group.world) * group.world
     totals = torch.zeros(3, dtype=torch.float64, device=group.device)
     with network.method.draw(0, torch.Generator(group.device)):
-        for images, labels in data.batches(POINT_BATCH, rank=group.rank, world=group.world):
+        for images, labels in data.batches(batch_size, rank=group.rank, world=group.world):
             logits = network.evaluated(images)
             wrong = (logits.argmax(dim=1) != labels).sum()
             nll = F.cross_entropy(logits.double(), labels, reduction="sum")

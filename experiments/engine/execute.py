@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from experiments.engine import lock, log
 from experiments.engine.distributed import Group
-from experiments.engine.machine import machine_facts, reset_peak_memory
+from experiments.engine.machine import is_of_lost_device, machine_facts, reset_peak_memory
 from experiments.engine.record import Store
 from experiments.engine.revision import SUBMITTED
 from experiments.engine.spec import Spec
@@ -31,7 +31,7 @@ class Outcome:
 
 def execute(spec: Spec, store: Store, group: Group, watch: Watch) -> Outcome:
     """Run `spec` unless it is over or another process has it. Under a process group every member calls
-    this.
+    this. An error that has cost this process its device is raised: that is not the end of the run.
     """
     folder = store.folder(spec)
     if not group.leads:
@@ -52,8 +52,12 @@ def execute(spec: Spec, store: Store, group: Group, watch: Watch) -> Outcome:
                 return Outcome("stopped")
             except Exception as error:
                 text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                lost = is_of_lost_device(error)
                 with suppress(OSError):  # a full disk may be what failed
-                    log.note(folder, "failed", why=text, traceback=traceback.format_exc())
+                    event = "lost" if lost else "failed"
+                    log.note(folder, event, why=text, traceback=traceback.format_exc())
+                if lost:
+                    raise
                 return Outcome("failed", text)
     record = store.load(spec)
     assert record is not None  # just written, or there before

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+DEVICE_LOST = 76  # exit status of a worker that cannot use its GPU any more, where a fresh one may
+
 
 def visible_gpus() -> list[str]:
     """Names for CUDA_VISIBLE_DEVICES: what it holds already, else the numbers of this machine's GPUs."""

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from baselines.draws import keyed_generator
 from baselines.method import Loss
 from experiments.data import open_split
 from experiments.engine.distributed import Group
@@ -16,13 +18,17 @@ from experiments.engine.network import build
 from experiments.engine.schedule import lr_factor
 from experiments.engine.spec import TrainSpec
 from experiments.engine.watch import Diverged
+from experiments.errors import RunError
 
 
 class ImageTraining:
     """A `Task` of the training loop; its rounds are epochs, and the learning rate changes between them."""
 
     def __init__(self, spec: TrainSpec, group: Group) -> None:
+        if why_not := spec.not_shared_by(group.world):
+            raise RunError(f"{group.world} processes: {why_not}")
         self.spec, self.group = spec, group
+        self.shares = max(1, spec.shares // group.world)  # of this process
         self.data = open_split(spec.dataset, "train", device=group.device, holdout=spec.holdout)
         self.judged = open_split(
             spec.dataset, spec.evaluated_split, device=group.device, holdout=spec.holdout
@@ -76,13 +82,31 @@ class ImageTraining:
         )
 
     def take_step(self, images: Tensor, labels: Tensor) -> None:
-        def seen(logits: Tensor) -> None:
-            self.hits[self.step] = (logits.argmax(dim=1) == labels).sum()
+        parts = labels.chunk(self.shares)
+        hits: dict[int, Tensor] = {}
+
+        def seen(logits: Tensor, number: int) -> None:
+            hits[number] = (logits.argmax(dim=1) == parts[number]).sum()  # of several draws the last counts
 
         network = self.network
-        loss = Loss(network.logits, images, labels, precision=self.precision, seen=seen)
+        loss = Loss(
+            network.logits,
+            images,
+            labels,
+            precision=self.precision,
+            seen=seen,
+            micro_batches=self.shares,
+            noise=self._noise if self.spec.shares > 1 else None,
+        )
         self.losses[self.step] = network.method.step(loss)
+        self.hits[self.step] = reduce(add, hits.values())
         self.step += 1
+
+    def _noise(self, number: int) -> torch.Generator:
+        """The stream of one of this process's shares of the batch: the same whichever process has it."""
+        step = self.round * self.steps + self.step
+        share = self.group.rank * self.shares + number
+        return keyed_generator(torch.device("cpu"), self.spec.seed, "share", step, share)
 
     def running(self) -> dict[str, float]:
         """Mean loss (nats) and error (percent) of the training batches of this epoch so far; Diverged if not

@@ -1,6 +1,7 @@
 """What a record says of the machine and the code behind its numbers."""
 
 import platform
+import re
 import sys
 from contextlib import suppress
 from importlib.metadata import version
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 
 from experiments.engine.revision import git_revision
+
+OF_CUDA = re.compile(r"CUDA (driver )?error|cuDNN error|Triton Error \[CUDA\]")
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
@@ -33,6 +36,22 @@ def reset_peak_memory(device: torch.device) -> None:
     elif sys.platform == "linux":
         with suppress(OSError):  # where it is not allowed, the peak is that of the process so far
             Path("/proc/self/clear_refs").write_text("5")
+
+
+def is_of_lost_device(error: BaseException | None) -> bool:
+    """Whether no later call to the GPU can succeed in this process, as CUDA repeats an illegal access or a
+    fault of the memory for ever. Too little memory is no such error.
+
+    Any complaint of CUDA is taken for one, as libraries rarely name the cause of theirs. An error that comes
+    of another, or while that is handled, is of its kind.
+    """
+    while error is not None:
+        of_cuda = isinstance(error, RuntimeError) and OF_CUDA.search(str(error))
+        of_torch = isinstance(error, torch.AcceleratorError | torch.distributed.DistBackendError)
+        if (of_cuda or of_torch) and not isinstance(error, torch.OutOfMemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _peak_memory_mb(device: torch.device) -> float | None:

@@ -43,6 +43,20 @@ class Network:
         self.method.load_state_dict(state["method"])
 
 
+def compiled(forward: Callable[[Tensor], Tensor], *, backend: str = "inductor") -> Callable[[Tensor], Tensor]:
+    """`forward` compiled, its hooks included.
+
+    What is compiled belongs to the code, so networks of one class share it within a process. By default
+    nothing looks whether they have the same hooks: one with masks (MC-dropout) would run as the one without
+    that was there before. The option is of the whole process, as compilation waits for the first pass.
+    """
+    from torch._dynamo import config  # takes a second, which runs on a CPU do without
+
+    if hasattr(config, "skip_nnmodule_hook_guards"):  # not of the public interface, so it may go
+        config.skip_nnmodule_hook_guards = False
+    return torch.compile(forward, backend=backend)
+
+
 def build(spec: TrainSpec, group: Group, *, train_size: int) -> Network:
     """The freshly initialised network of `spec`; the same weights on every process and device."""
     data = DATASETS[spec.dataset]
@@ -61,7 +75,7 @@ def build(spec: TrainSpec, group: Group, *, train_size: int) -> Network:
         forward = DistributedDataParallel(model)
     if group.device.type == "cuda" and not spec.method.double_backward:
         # Fuses the elementwise passes; what it compiles cannot be differentiated twice.
-        forward = torch.compile(forward)
+        forward = compiled(forward)
     reduced = spec.precision == "bf16"
 
     def logits(images: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class Clock:
     def __init__(self, already: float) -> None:
         self._start = time.monotonic() - already
         self._last_news = self._last_checkpoint = time.monotonic()
+        self._steps, self._planned = 0, 1  # taken since the last look, and to be taken until the next
 
     def seconds(self) -> float:
         return time.monotonic() - self._start
@@ -76,6 +77,21 @@ class Clock:
         if due:
             self._last_news = time.monotonic()
         return due
+
+    def planned_look(self, group: Group, interval: float) -> bool:
+        """Under several processes: whether the steps until the next look are taken.
+
+        How many those are, about `interval` seconds of them, all learn from the leading process at the look
+        before: to ask it at every step would make every step wait for its answer.
+        """
+        self._steps += 1
+        if self._steps < self._planned:
+            return False
+        group.wait()
+        seconds = time.monotonic() - self._last_news
+        self._planned = group.told(max(1, int(interval * self._steps / max(seconds, 1e-9))))
+        self._steps, self._last_news = 0, time.monotonic()
+        return True
 
     def checkpoint_due(self, interval: float) -> bool:
         due = time.monotonic() - self._last_checkpoint >= interval
@@ -90,10 +106,7 @@ def train(spec: Training, folder: Path, group: Group, watch: Watch) -> dict[str,
     The last checkpoint holds the trained network. Raises Diverged, or Stopped when `watch.stop` asked for it.
     """
     task = spec.begin(group)
-    saved = checkpoint.load(folder, spec.id, warn=watch.warn)
-    if saved is not None:
-        task.load_state_dict(saved)
-    clock = Clock(0.0 if saved is None else saved["seconds"])
+    clock = Clock(_resume(task, spec, folder, watch))
 
     def save() -> None:
         state = {**task.state_dict(), "seconds": clock.seconds()}
@@ -128,9 +141,20 @@ def train(spec: Training, folder: Path, group: Group, watch: Watch) -> dict[str,
     }
 
 
+def _resume(task: Task, spec: Training, folder: Path, watch: Watch) -> float:
+    """Put `task` where the last checkpoint left it; the seconds until then.
+
+    What was read is gone when this returns: it is as large as all that the training keeps.
+    """
+    saved = checkpoint.load(folder, spec.id, warn=watch.warn)
+    if saved is None:
+        return 0.0
+    task.load_state_dict(saved)
+    return saved["seconds"]
+
+
 def look_up(task: Task, clock: Clock, watch: Watch) -> bool:
     """Whether to look at clock and signals after this step: the same answer on every process."""
     if task.group.world > 1:
-        taken = task.round * task.steps + task.step  # a round may be shorter than the interval
-        return taken % watch.group_check_steps == 0
+        return clock.planned_look(task.group, watch.progress_seconds)
     return clock.news_due(watch.progress_seconds)

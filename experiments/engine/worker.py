@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,14 +23,32 @@ import torch
 from experiments.engine import lock
 from experiments.engine.distributed import Group, join, single
 from experiments.engine.execute import CPU_THREADS, Outcome, execute
+from experiments.engine.gpus import DEVICE_LOST
+from experiments.engine.machine import is_of_lost_device
 from experiments.engine.record import Store
 from experiments.engine.spec import Spec, Training, parse_spec
 from experiments.engine.watch import Watch
 
 Say = Callable[[dict[str, Any]], None]
 
+# What torchrun gives its processes between asking them to stop and killing them: a step and a checkpoint of
+# gigabytes. From torch 2.12 on; before, it is 30 s whatever is asked.
+STOP_SECONDS = 600
+
 
 def main() -> None:
+    """Leaves by itself only if its device is lost, so that its launcher tries the run again elsewhere."""
+    try:
+        _work()
+    except Exception as error:
+        if not is_of_lost_device(error):
+            raise
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(DEVICE_LOST)  # without CUDA's own end, which may wait for that device
+
+
+def _work() -> None:
     parser = argparse.ArgumentParser(prog="experiments.engine.worker")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--device", required=True)
@@ -52,7 +71,7 @@ def main() -> None:
         checkpoint_seconds=args.checkpoint_seconds,
     )
     if args.spec:
-        _member(parse_spec(json.loads(args.spec)), store, watch, say)
+        _member(parse_spec(json.loads(args.spec)), args.device, store, watch, say)
         return
     for line in _lines_until_orphaned():
         spec = parse_spec(json.loads(line))
@@ -68,8 +87,8 @@ def _alone(device: str) -> Group:
     return single(torch.device(device))
 
 
-def _member(spec: Spec, store: Store, watch: Watch, say: Say) -> None:
-    group = join()
+def _member(spec: Spec, device: str, store: Store, watch: Watch, say: Say) -> None:
+    group = join(device)
     outcome = execute(spec, store, group, watch)
     if group.leads:
         say({"end": outcome.end, "why": outcome.why})
@@ -77,7 +96,9 @@ def _member(spec: Spec, store: Store, watch: Watch, say: Say) -> None:
 
 
 def _torchrun(spec: Spec, args: argparse.Namespace, say: Say, stop: threading.Event) -> Outcome:
-    """Share one training among several processes; the first one's news pass through here."""
+    """Share one training among several processes; the first one's news pass through here. If they die without
+    a word, so does this one: its launcher tries again.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={args.processes}", "-m", "experiments.engine.worker"]
     command += ["--root", str(args.root), "--device", args.device]
@@ -87,7 +108,10 @@ def _torchrun(spec: Spec, args: argparse.Namespace, say: Say, stop: threading.Ev
         "--spec",
         json.dumps(spec.model_dump(mode="json")),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    patient = {**os.environ, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS)}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=patient
+    )
     threading.Thread(target=lambda: (stop.wait(), process.terminate()), daemon=True).start()
     assert process.stdout is not None
     outcome = None
@@ -98,7 +122,12 @@ def _torchrun(spec: Spec, args: argparse.Namespace, say: Say, stop: threading.Ev
         else:
             say(message)
     status = process.wait()
-    return outcome or Outcome("failed", f"torchrun ended with status {status}; its output is in worker.log")
+    if outcome is None and stop.is_set():
+        return Outcome("stopped")  # they had their time; what the last checkpoint has is kept
+    if outcome is None:
+        print(f"torchrun ended with status {status} and without a word", file=sys.stderr, flush=True)
+        os._exit(1)
+    return outcome
 
 
 def _own_stdout() -> Say:

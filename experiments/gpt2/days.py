@@ -5,7 +5,7 @@ utilisation. It is taken from our own records where there are any on a GPU, else
 Table 6, which were those of eight A100 (Sec. C.1).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from statistics import median
 
 import pandas as pd
@@ -45,15 +45,21 @@ def published_utilisation() -> dict[tuple[str, str], float]:
     return found
 
 
-def measured_utilisation(stores: Iterable[Store]) -> dict[tuple[str, str], float]:
-    """(model, method) -> the median of our records of trainings on GPUs whose peak is known."""
-    seen: dict[tuple[str, str], list[float]] = {}
+def _alike(spec: LanguageSpec) -> Hashable:
+    """What trainings have in common that use a GPU equally well."""
+    memory = (spec.checkpointing, spec.sharded)
+    return (spec.network_name, spec.method.name, spec.precision, *memory, spec.corpus)
+
+
+def measured_utilisation(stores: Iterable[Store]) -> dict[Hashable, float]:
+    """By what is alike: the median of our records of trainings on GPUs whose peak is known."""
+    seen: dict[Hashable, list[float]] = {}
     for store in stores:
         for path in sorted((store.root / LanguageSpec.experiment).glob("*.json")):
             record = store.read(path)
             if record["spec"]["kind"] == "language" and record["result"].get("mfu"):
-                key = (record["spec"]["model"], record["spec"]["method"]["name"])
-                seen.setdefault(key, []).append(record["result"]["mfu"])
+                spec = LanguageSpec.model_validate(record["spec"])
+                seen.setdefault(_alike(spec), []).append(record["result"]["mfu"])
     return {key: median(values) for key, values in seen.items()}
 
 
@@ -61,13 +67,12 @@ def forecast(specs: list[LanguageSpec], stores: Iterable[Store]) -> Iterator[str
     """A line a training of the paper's: days on each of MACHINES, and what that rests on."""
     ours, theirs = measured_utilisation(stores), published_utilisation()
     for spec in specs:
-        if spec.corpus != "openwebtext":
+        if spec.corpus != "openwebtext" or spec.precision == "fp32":  # PEAKS are of bfloat16
             continue
-        key = (spec.model, spec.method.name)
         # The largest model's hours are not published: those of the next smaller one serve.
-        use, basis = ours.get(key), "measured here"
+        use, basis = ours.get(_alike(spec)), "measured here"
         if use is None:
-            use, basis = theirs.get(key), "implied by the paper's Table 6"
+            use, basis = theirs.get((spec.model, spec.method.name)), "implied by the paper's Table 6"
         if use is None:
             use, basis = theirs.get(("gpt2-medium", spec.method.name)), "of the paper's GPT-2 355M"
         if use is None:

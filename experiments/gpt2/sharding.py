@@ -42,7 +42,11 @@ def gathered(state: Any) -> Any:
 
 def load_model(model: nn.Module, state: dict[str, Any]) -> None:
     """`load_state_dict` from whole tensors, whether the model is divided or not."""
-    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
+    if isinstance(model, FSDPModule):
+        # In a dict of its own, as what goes to the device is put in place of what the dict held.
+        set_model_state_dict(model, dict(state), options=StateDictOptions(full_state_dict=True))
+    else:
+        model.load_state_dict(state)
 
 
 def divided(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -43,9 +43,11 @@ class LanguageTraining:
         self.history: list[dict[str, float]] = []
         self.losses = torch.zeros(self.steps, device=group.device)  # of this round; see ImageTraining
         self.seconds: list[float] = []  # of each round's training, without the look at its end
-        self._before, self._since = 0.0, time.monotonic()
+        self._before = 0.0  # seconds of this round until its clock last stood still
+        self._since: float | None = None  # when it was started again; None: it stands
 
     def state_dict(self) -> dict[str, Any]:
+        self._stop_clock()  # writing a checkpoint is not training
         return {
             "network": self.network.state_dict(),
             "round": self.round,
@@ -53,7 +55,7 @@ class LanguageTraining:
             "history": self.history,
             "losses": self.group.total(self.losses.clone()) / self.group.world,
             "round_seconds": self.seconds,
-            "seconds_of_round": self._seconds_of_round(),
+            "seconds_of_round": self._before,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -66,11 +68,11 @@ class LanguageTraining:
     def begin_round(self) -> None:
         self.network.method.begin_epoch(self.round, self.spec.rounds, self.steps)
         self.network.model.train()
-        self._since = time.monotonic()
 
     def batches(self) -> Iterator[tuple[Tensor]]:
         spec, (first, last) = self.spec, self.rows
         for step in range(self.round * self.steps + self.step, (self.round + 1) * self.steps):
+            self._start_clock()
             yield (
                 self.text.batch(
                     spec.seed,
@@ -114,9 +116,10 @@ class LanguageTraining:
         return losses.double().mean().item()
 
     def end_round(self) -> None:
-        self.seconds.append(self._seconds_of_round())
+        train_nll = self.running()  # waits for the device: its last steps count
+        self._stop_clock()
+        self.seconds.append(self._before)
         self._before = 0.0
-        train_nll = self.running()
         nll = validation_nll(self.network, self.judged, self.spec, self.group)
         if not math.isfinite(nll):
             raise Diverged(self.round, self.steps)
@@ -138,7 +141,7 @@ class LanguageTraining:
     def facts(self) -> dict[str, Any]:
         spec, size = self.spec, self.network.model.size
         speed = spec.train_steps * spec.tokens_per_step / sum(self.seconds)
-        peak = peak_flops(machine_facts(self.group.device)["device"])
+        peak = peak_flops(machine_facts(self.group.device)["device"], spec.precision)
         return {
             "corpus": self.text.fingerprint,
             "train_tokens": self.text.count,
@@ -147,8 +150,14 @@ class LanguageTraining:
             "mfu": speed * size.flops_per_token / (peak * self.group.world) if peak else None,
         }
 
-    def _seconds_of_round(self) -> float:
-        return self._before + time.monotonic() - self._since
+    def _start_clock(self) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def _stop_clock(self) -> None:
+        if self._since is not None:
+            self._before += time.monotonic() - self._since
+            self._since = None
 
 
 def _itself(loss: Tensor, _targets: Tensor) -> Tensor:

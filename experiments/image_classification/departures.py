@@ -20,13 +20,17 @@ TINYIMAGENET = (
     "TinyImageNet's effective sample size is 200,000 in the released code and 100,000 by the text, "
     "and its settings were changed after the first release"
 )
+RERUN = (
+    "for AdamW the paper ran PreResNet-110 on TinyImageNet again, with another learning rate, to converge; "
+    "that rate is not known, and ours is that of the other networks"
+)
 KNOWN = {
-    "table1": TINYIMAGENET,
+    "table1": f"{TINYIMAGENET}; {RERUN}",
     "table2": "the library behind the published BBB averages the KL over weights where the evidence lower "
     "bound sums it",
     "table3": "the FPR95 of the released code is not the false positive rate at a true positive rate of "
     "95 %, and its detection error is a minimum over thresholds",
-    "table10": TINYIMAGENET,
+    "table10": f"{TINYIMAGENET}; {RERUN}",
 }
 
 

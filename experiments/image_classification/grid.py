@@ -11,6 +11,7 @@ damping follows hess_init, and its prior is as wide as IVON's.
 from itertools import product
 
 from baselines.settings import IVON, SWAG, VOGN, Settings
+from experiments.data import DATASETS
 from experiments.engine.artefact import Scale
 from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.image_classification.methods import TEST_DRAWS, paper_method
@@ -68,7 +69,8 @@ def training(dataset: str, model: str, method: str, seed: int, scale: Scale) -> 
             method=settings,
             seed=seed,
             batch_size=1024,
-            cosine_epochs=195,  # what is left after the warm-up
+            # A draw on each of so many GPUs; how many the paper had is not known, for GPT-2 it was 8.
+            shares=DATASETS[dataset].devices if isinstance(settings, IVON) else 1,
             precision="bf16",
         )
     spec = TrainSpec(dataset=dataset, model=model, method=settings, seed=seed)

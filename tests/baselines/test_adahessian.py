@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from baselines import settings
 from baselines.adahessian import AdaHessian
+from baselines.method import Loss
 
 CURVATURE = torch.tensor([0.5, 2.0, 8.0], dtype=torch.float64)
 
@@ -138,3 +140,36 @@ def test_agrees_with_timm(monkeypatch):
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             # Double precision and six steps of a smooth network: only the order of operations differs.
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+GPU_STATE = torch.zeros(16, dtype=torch.uint8)  # as `torch.Generator("cuda").get_state()` is
+
+
+def trained(steps: int):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    method = settings.AdaHessian(lr=0.1).build(model, train_size=10, seed=0)
+    loss = Loss(model, torch.randn(10, 4), torch.arange(10) % 3)
+    for _ in range(steps):
+        method.step(loss)
+    return method, loss
+
+
+def test_state_of_another_kind_of_device_is_for_looks_only():
+    """A GPU's checkpoint on a CPU and the other way round: networks move, streams of noise do not."""
+    state = {**trained(2)[0].state_dict(), "noise": GPU_STATE}
+    method, loss = trained(0)
+    method.load_state_dict(state)
+    with method.draw(0, torch.Generator()):
+        loss()
+    assert torch.equal(method.state_dict()["noise"], GPU_STATE)  # to be saved again as it was
+    with pytest.raises(RuntimeError, match="AdaHessian: this training began on another kind of device"):
+        method.step(loss)
+
+
+def test_state_of_this_kind_of_device_goes_on():
+    state, (method, loss) = trained(2)[0].state_dict(), trained(0)
+    method.load_state_dict({**state, "noise": GPU_STATE})
+    method.load_state_dict(state)
+    method.step(loss)
+    assert torch.equal(method.state_dict()["noise"], trained(3)[0].state_dict()["noise"])

@@ -242,7 +242,7 @@ def test_squares_of_the_networks_equal_a_loop(name):
     images = torch.randn(3, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.tensor([1, 2, 3])
     shown: list[Tensor] = []
-    loss = Loss(model, images, labels, seen=shown.append)
+    loss = Loss(model, images, labels, seen=lambda outputs, _: shown.append(outputs))
     value = loss.per_example_backward(model, chunk_size=2)
     torch.testing.assert_close(value, loss().detach())
     torch.testing.assert_close(shown[0], shown[1])  # the outputs of all examples, in their order

@@ -156,6 +156,16 @@ def test_mistake_is_one_line(arguments, words, tmp_path, monkeypatch, capsys):
     assert not runs.exists()
 
 
+def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    asked = ["run", "table1", "--runs", str(tmp_path / "runs"), "--device", "cuda", "--processes", "5"]
+    assert main(asked) == 2
+    assert capsys.readouterr().err == (
+        "error: --processes 5: each needs a GPU of its own, and 2 can be seen\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_missing_imagenet_says_what_where_and_how(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("IVON_DATA", str(tmp_path / "data"))
     assert main(["run", "table1", "--scale", "paper", "--runs", str(tmp_path / "runs")]) == 2

@@ -1,5 +1,7 @@
 """Steps for CUDA graphs, on a tape in their place: a replay must draw anew, count, and equal eager steps."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -245,3 +247,61 @@ def test_learning_rates_that_are_tensors_are_validated():
         IVON(params, lr=torch.tensor([0.1, 0.2]), ess=10.0, capturable=True)
     with pytest.raises(ValueError, match="lr must be a finite number"):
         IVON(params, lr=torch.tensor(0.1), ess=10.0)
+
+
+def test_a_graph_survives_a_load(capturing):
+    """What it reads and writes stays where it is, and a learning rate may be a plain number."""
+    network, optimizer = new(lr=torch.tensor(0.1))
+    step(network, optimizer)
+    saved, weights = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(network.state_dict())
+    capturing()
+    with Tape() as tape:
+        step(network, optimizer)
+    capturing(False)
+    tape.replay()
+    saved["param_groups"][0]["lr"] = 0.05
+    optimizer.load_state_dict(saved)
+    network.load_state_dict(weights)
+    torch.manual_seed(2)
+    tape.replay()
+    result = posterior(network, optimizer)
+    assert {state["step"] for state in optimizer.state_dict()["state"].values()} == {2}
+
+    network, optimizer = new(lr=torch.tensor(0.05))
+    step(network, optimizer)
+    optimizer.load_state_dict(saved)
+    network.load_state_dict(weights)
+    torch.manual_seed(2)
+    capturing()
+    step(network, optimizer)
+    assert_close(result, posterior(network, optimizer), rtol=0, atol=0)
+
+
+def test_first_draw_in_inference_mode():
+    plain, capturable = new(capturable=False), new()
+    for network, optimizer in (plain, capturable):
+        with torch.inference_mode(), optimizer.sampled_params():
+            network(inputs())
+        step(network, optimizer)
+    assert_close(posterior(*capturable), posterior(*plain), rtol=1e-5, atol=1e-6)
+
+
+def test_load_in_the_middle_of_a_step():
+    network, optimizer = new()
+    with optimizer.sampled_params(train=True):
+        network(inputs()).square().mean().backward()
+    other, resumed = new()
+    resumed.load_state_dict(optimizer.state_dict())
+    for run in (optimizer, resumed):
+        run.step()
+    assert_close(posterior(other, resumed), posterior(network, optimizer), rtol=1e-5, atol=1e-6)
+
+
+def test_state_that_is_reset_starts_anew():
+    network, optimizer = new()
+    step(network, optimizer)
+    optimizer.state.clear()
+    step(network, optimizer)
+    assert {state["step"] for state in optimizer.state_dict()["state"].values()} == {1}
+    assert all("count" not in state for state in optimizer.state_dict()["state"].values())
+    assert copy.deepcopy(optimizer).capturable

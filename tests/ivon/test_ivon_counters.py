@@ -107,6 +107,20 @@ def test_any_part_can_be_had_alone(counted, total):
                 torch.testing.assert_close(part, whole[start:stop], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_default_device_does_not_matter(counted, dtype):
+    """Whole pieces, parts of pieces, and numbers from counters and from PyTorch's generator."""
+    total = 2 * _noise.PIECE
+    out, again = torch.empty(total, dtype=dtype), torch.empty(total, dtype=dtype)
+    _noise.fill(out[5:], "key", start=5, total=total)
+    torch.set_default_device("meta")
+    try:
+        _noise.fill(again[5:], "key", start=5, total=total)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(again[5:], out[5:])
+
+
 def test_only_large_models_on_cpus_have_them():
     """Small models have the noise of PyTorch's generator, as in all records; float64 is not had from here."""
     at = _noise.COUNTED_FROM

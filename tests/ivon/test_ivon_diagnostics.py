@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ivon import IVON, _findings, diagnostics
+from ivon import IVON, _findings, _kernels, diagnostics
 from ivon.diagnostics import diagnose
 
 SETTINGS = {"lr": 0.1, "ess": 100.0, "hess_init": 0.5, "beta2": 0.9, "weight_decay": 0.5}
@@ -162,6 +162,37 @@ def test_a_loaded_state_has_the_same_diagnosis():
     other = IVON(copied, **SETTINGS)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert diagnose(other) == diagnose(optimizer)
+
+
+def test_steps_counted_elsewhere_are_asked_for():
+    """A capturable optimizer has their number beside its state, until it is wanted."""
+    changes = {"beta1": 0.9, "clip_radius": 1.0}
+    plain, capturable = (trained(make_params(), capturable=c, **changes) for c in (False, True))
+    found = diagnose(capturable)
+    assert found.total.steps == 3
+    assert_close(found, diagnose(plain), rel=1e-6)
+
+
+@pytest.fixture
+def default_device():
+    """A device that new tensors are on, and that has no numbers."""
+    yield torch.set_default_device
+    torch.set_default_device(None)
+
+
+def test_a_default_device_does_not_matter(default_device):
+    params = make_params()
+    optimizer = trained(params)
+    found = diagnose(optimizer)
+    default_device("meta")
+    assert diagnose(optimizer) == found
+
+
+def test_a_schedule_of_weight_decay_takes_no_memory():
+    """The smallest Hessian for each is remembered, for some of them."""
+    for step in range(1000):
+        _kernels.hess_floor(0.1 + step * 1e-4, torch.float32)
+    assert _kernels.hess_floor.cache_info().currsize < 100
 
 
 def test_a_total_does_not_depend_on_the_groups():

@@ -68,5 +68,13 @@ def test_sync_is_algorithm_1_with_the_draws_of_all_ranks(ranks, run):
         torch.testing.assert_close(ranks[0][run]["hess"][step], state.h, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize(("run", "sizes"), [("own", (4, 4)), ("own size", (4, 5))])
+def test_models_of_single_ranks_stay_apart(ranks, run, sizes):
+    """Only ranks with the same means share gradients, as with DistributedDataParallel's no_sync()."""
+    for rank, size in enumerate(sizes):
+        alone = load_script().own_model(rank, size)
+        assert all(torch.equal(ranks[rank][run][name], alone[name]) for name in alone)
+
+
 def test_overflow_on_one_rank_skips_the_step_on_all(ranks):
     assert [seen["overflow"]["steps"].item() for seen in ranks] == [1, 1]

@@ -256,3 +256,32 @@ def test_parameters_of_different_dtypes_share_an_optimizer():
         o.step()
     assert torch.equal(params[0], optimizer_alone.param_groups[0]["params"][0])
     assert all((p < 1).all() for p in params)
+
+
+def test_step_without_any_gradient_says_so():
+    """As a CUDA graph of forward and backward passes alone leaves it; otherwise nothing would be learned."""
+    p = nn.Parameter(torch.ones(2))
+    optimizer = IVON([p], lr=0.1, ess=10.0)
+    with optimizer.sampled_params(train=True):
+        pass
+    with pytest.raises(RuntimeError, match="no parameter has a gradient from the draws"):
+        optimizer.step()
+    for _ in range(2):
+        with optimizer.sampled_params(train=True):
+            pass
+    with pytest.raises(RuntimeError, match="no parameter has a gradient from the draws"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_clipping_where_a_group_has_no_gradient(draws):
+    """An unused head beside a body whose gradients are clipped after each context."""
+    body, head = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+    optimizer = IVON([{"params": [head]}, {"params": [body]}], lr=0.1, ess=10.0)
+    for _ in range(draws):
+        with optimizer.sampled_params(train=True, weight=2.0):
+            (5 * body).sum().backward()
+        torch.nn.utils.clip_grad_norm_([body, head], 1.0)
+    optimizer.step()
+    assert (body != 1).all()
+    assert (head == 1).all()

@@ -1,5 +1,8 @@
 """Gradients of single examples, and the Gauss-Newton estimate made of them."""
 
+import copy
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -99,8 +102,112 @@ class CalledAndByHand(ByHand):
         return super().forward(x) + self.second(x)
 
 
+class TimesFirst(nn.Module):
+    """Its layers see (times, examples, features)."""
+
+    def __init__(self, times, features):
+        super().__init__()
+        self.unflatten = nn.Unflatten(1, (times, features))
+        self.first, self.second = nn.Linear(features, 3), nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.second(self.first(self.unflatten(x).transpose(0, 1)).tanh())[-1]
+
+
+class Flattened(TimesFirst):
+    """They see (examples * times, features)."""
+
+    def forward(self, x):
+        hidden = self.first(self.unflatten(x).flatten(0, 1)).tanh()
+        return self.second(hidden).unflatten(0, (len(x), -1)).sum(1)
+
+
+class Detached(nn.Module):
+    """A layer that is called twice, once for a value that is a constant to the gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        hidden = self.first(x).tanh()
+        return self.second(hidden) - self.constant(2 * hidden)
+
+    def constant(self, hidden):
+        return self.second(hidden).detach()
+
+
+class Constant(Detached):
+    """The same by other means, and a layer of which all calls are constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.third = nn.Linear(4, 3)
+
+    @torch.no_grad()
+    def constant(self, hidden):
+        return self.second(hidden) * self.third(hidden)
+
+
+class Scale(nn.Module):
+    """A layer that has the gradients of the examples apart by itself."""
+
+    takes_parameters_of_each = True
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 2, 4))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+def changed_output(_layer, _args, output):
+    return 2 * output.tanh_()
+
+
+def changed_input(_layer, args):
+    return (args[0].sin(),)
+
+
+def with_hooks():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    for layer in (model[0], model[2]):
+        layer.register_forward_pre_hook(changed_input)
+        layer.register_forward_hook(changed_output)
+    return model
+
+
+def normed():
+    """Its parameters are of other names; a hook makes the weight of them."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        nn.utils.weight_norm(model[0], dim=None)
+    return model
+
+
+def with_replaced_forward():
+    model = nn.Linear(4, 3)
+    of_class = model.forward
+    model.forward = lambda x: of_class(x).sin()
+    return model
+
+
+def hooks_of(model):
+    return [hook for m in model.modules() for hook in (*m._forward_pre_hooks, *m._forward_hooks)]
+
+
 NETWORKS = {
     "called and by hand": CalledAndByHand,
+    "times first": lambda: TimesFirst(2, 2),
+    "as many times as examples": lambda: TimesFirst(4, 1),  # in the first chunk
+    "times flattened": lambda: Flattened(2, 2),
+    "detached": Detached,
+    "constant": Constant,
+    "parameters of each": lambda: nn.Sequential(nn.Linear(4, 4), Scale(), nn.Linear(4, 3)),
+    "hooks": with_hooks,
+    "weight norm": normed,
+    "replaced forward": with_replaced_forward,
     "shared": lambda: Shared(nn.Linear(4, 4)),
     "by hand": ByHand,
     "one layer": lambda: nn.Linear(4, 3),
@@ -138,8 +245,9 @@ def test_networks_of_all_kinds_equal_a_loop(name, frozen):
         next(model.parameters()).requires_grad_(False)
     weights = [p for p in model.parameters() if p.requires_grad]
     losses = [nn.functional.cross_entropy(model(x[None]), y[None]) for x, y in zip(X, Y, strict=True)]
-    grads = [torch.autograd.grad(loss, weights) for loss in losses]
+    grads = [torch.autograd.grad(loss, weights, materialize_grads=True) for loss in losses]
     shown: list[torch.Tensor] = []
+    hooks = hooks_of(model)
     per_example_backward(model, nn.functional.cross_entropy, X, Y, chunk_size=4, seen=shown.append)
     for i, p in enumerate(weights):
         of_each = torch.stack([g[i] for g in grads])
@@ -147,7 +255,108 @@ def test_networks_of_all_kinds_equal_a_loop(name, frozen):
         torch.testing.assert_close(p.squared_grad, of_each.square().mean(0))
     torch.testing.assert_close(torch.cat(shown), model(X).detach())
     assert not torch.cat(shown).requires_grad
-    assert all(not module._forward_hooks for module in model.modules())
+    assert hooks_of(model) == hooks
+
+
+def outcome(model, inputs, targets, size=None):
+    per_example_backward(model, nn.functional.cross_entropy, inputs, targets, chunk_size=size)
+    return [(p.grad, p.squared_grad) for p in model.parameters()]
+
+
+class First(nn.Module):
+    def forward(self, x):
+        return x[0]
+
+
+class Last(nn.Module):
+    def forward(self, x):
+        return x[-1]
+
+
+class Turned(nn.Module):
+    def forward(self, x):
+        return x.transpose(0, 1)
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.Linear(4, 4), Scale])
+@pytest.mark.parametrize("select", [First, Last])
+@pytest.mark.parametrize("examples", [2, 3, 6])
+def test_as_many_times_as_examples(examples, select, layer):
+    """Shapes do not tell them apart."""
+    torch.manual_seed(0)
+    x, y = torch.randn(examples, examples, 4, dtype=torch.float64), Y[:examples]
+    model = nn.Sequential(Turned(), layer(), nn.Tanh(), nn.Linear(4, 3), select()).double()
+    whole = outcome(model, x, y)
+    model.zero_grad()
+    for found, alone in zip(whole, outcome(model, x, y, 1), strict=True):
+        torch.testing.assert_close(found, alone)
+
+
+def test_a_last_layer_of_zeros_proves_nothing():
+    """Only its own gradients are there to be seen; the layers before it are looked at again."""
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 4, 4, dtype=torch.float64), Y[:4]
+    model = nn.Sequential(Turned(), nn.Linear(4, 4), nn.Tanh(), Last(), nn.Linear(4, 3)).double()
+    nn.init.zeros_(model[4].weight)
+    outcome(model, x, y)
+    nn.init.normal_(model[4].weight)
+    model.zero_grad()
+    whole = outcome(model, x, y)
+    model.zero_grad()
+    for found, alone in zip(whole, outcome(model, x, y, 1), strict=True):
+        torch.testing.assert_close(found, alone)
+
+
+def test_layers_are_tried_once(monkeypatch):
+    """And then one backward pass is enough."""
+    model, passes = network(), []
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda *a, **k: (passes.append(1), backward(*a, **k))[1])
+    outcome(model, X, Y)
+    assert len(passes) == 3
+    outcome(model, X, Y)
+    assert len(passes) == 4
+    torch.testing.assert_close(
+        outcome(model, X[:4], Y[:4])[0][1], outcome(copy.deepcopy(model), X[:4], Y[:4])[0][1]
+    )
+    assert len(passes) == 8
+
+
+def test_others_get_no_gradients_from_the_trial():
+    """What is learned beside the model has the gradients of one pass, the inputs none."""
+    inputs, model = X.clone().requires_grad_(), network()
+    temperature = torch.ones((), dtype=torch.float64, requires_grad=True)
+
+    def loss(outputs, target):
+        return nn.functional.cross_entropy(outputs * temperature, target)
+
+    per_example_backward(model, loss, inputs, Y)
+    first, temperature.grad = temperature.grad.clone(), None
+    per_example_backward(model, loss, inputs, Y)
+    torch.testing.assert_close(temperature.grad, first)
+    assert inputs.grad is None
+
+
+def test_hooks_of_all_modules():
+    """They come before those of a module."""
+    model = network()
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, _args, output: 2 * output if isinstance(module, nn.Linear) else None
+    )
+    try:
+        found = outcome(model, X, Y)
+        model.zero_grad()
+        nn.functional.cross_entropy(model(X), Y).backward()
+        for p, (grad, _) in zip(model.parameters(), found, strict=True):
+            torch.testing.assert_close(p.grad, grad)
+    finally:
+        handle.remove()
+
+
+def test_outputs_without_gradients():
+    model = network()
+    model[2].register_forward_hook(lambda _layer, _args, output: output.detach())
+    assert not any(value.count_nonzero() for pair in outcome(model, X, Y) for value in pair)
 
 
 def test_layers_take_no_part_in_other_passes():
@@ -159,7 +368,7 @@ def test_layers_take_no_part_in_other_passes():
 
     with pytest.raises(ZeroDivisionError):
         per_example_backward(model, broken, X, Y)
-    assert all(not module._forward_hooks for module in model.modules())
+    assert not hooks_of(model)
 
 
 def test_examples_that_mix_are_refused():

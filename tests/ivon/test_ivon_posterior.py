@@ -163,6 +163,27 @@ def test_file_gives_the_same_draws_on_another_machine(name, tmp_path):
     assert equal({name: there[name] for name in here}, here)
 
 
+@pytest.mark.parametrize("name", ["posterior.pt", "posterior.safetensors"])
+def test_a_default_device_does_not_matter(tmp_path, name):
+    """Not to what is looked at, drawn, saved and loaded: all of it stays on the CPU."""
+    model = network()
+    optimizer = trained(model)
+    model[0].bias.requires_grad_(False)
+    posterior = Posterior.of(model, optimizer)
+    draw, divergence = posterior.draw(1), posterior.kl(posterior.prior())
+    torch.set_default_device("meta")
+    try:
+        again = Posterior.of(model, optimizer)
+        assert {tensor.device.type for tensor in again.state_dict().values()} == {"cpu"}
+        again.save(tmp_path / name)
+        loaded = Posterior.load(tmp_path / name)
+        assert equal(loaded.draw(1), draw)
+        assert loaded.kl(loaded.prior()) == pytest.approx(divergence)  # a sum in another order
+        assert loaded.fixed == ("0.bias",)
+    finally:
+        torch.set_default_device(None)
+
+
 def test_state_dict_is_plain_tensors_and_the_way_back():
     model = network()
     posterior = Posterior.of(model, trained(model))

@@ -91,3 +91,16 @@ def test_weight_of_a_draw_is_positive(weight):
 def test_parameters_are_real_numbers(dtype):
     with pytest.raises(ValueError, match="floating-point dtype"):
         IVON([nn.Parameter(torch.ones(2, dtype=dtype), requires_grad=False)], lr=0.1, ess=10.0)
+
+
+def test_made_where_another_device_is_the_default():
+    with torch.device("meta"):
+        p = nn.Parameter(torch.ones(2))
+        IVON([p], lr=0.1, ess=10.0)
+
+
+def test_refused_group_is_not_added():
+    optimizer = IVON([nn.Parameter(torch.ones(2))], lr=0.1, ess=10.0)
+    with pytest.raises(ValueError, match="floating-point"):
+        optimizer.add_param_group({"params": [torch.ones(2, dtype=torch.int64)]})
+    assert len(optimizer.param_groups) == 1

@@ -52,6 +52,19 @@ def overflow(rank: int) -> dict[str, torch.Tensor]:
     return {"steps": torch.tensor(optimizer.state[p]["step"]), "mean": p.detach()}
 
 
+def own_model(rank: int, size: int) -> dict[str, torch.Tensor]:
+    """A model that only this rank has, trained with two draws a step."""
+    p = nn.Parameter(torch.linspace(0, 1, size, dtype=torch.float64) + rank)
+    optimizer = IVON([p], 0.1, 20.0, beta2=0.9)
+    optimizer.seed(5)
+    for _ in range(STEPS):
+        for draw in range(2):
+            with optimizer.sampled_params(train=True):
+                p.grad = gradient(p.detach(), rank + draw)
+        optimizer.step()
+    return {"mean": p.detach(), "hess": optimizer.state[p]["hess"]}
+
+
 def main(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.manual_seed(100 + rank)  # the ranks bring different seeds
@@ -60,6 +73,8 @@ def main(rank: int, folder: Path) -> None:
         "price": train(rank, sync=True, hess_approx="price"),
         "gradsq": train(rank, sync=True, hess_approx="gradsq"),
         "overflow": overflow(rank),
+        "own": own_model(rank, 4),
+        "own size": own_model(rank, 4 + rank),
     }
     torch.save(results, folder / f"rank{rank}.pt")
     dist.destroy_process_group()

@@ -31,7 +31,7 @@ class Corpus:
     source: takes the data root; what the tokens are made from, to notice when it has changed. Empty if the
         text is not there (any more).
     check_source: takes the data root; UserError if the user has to bring the text and it is not there.
-    train_tokens, val_tokens: where known before reading.
+    train_tokens, val_tokens: where published; what is made is compared with them.
     """
 
     name: str
@@ -90,7 +90,7 @@ CORPORA: dict[str, Corpus] = {
         validation="0.05% of the documents, at random with seed 2357",  # nanoGPT's preparation
         source=_openwebtext_source,
         check_source=_nothing_to_check,
-        train_tokens=9_035_582_198,
+        train_tokens=9_035_582_198,  # these two by nanoGPT's description of its preparation
         val_tokens=4_434_897,
     ),
     "python-docs": Corpus(

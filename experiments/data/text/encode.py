@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -72,7 +74,17 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> Encoded:
 
 def _start_worker(name: str, root: Path, folder: Path) -> None:
     global _tokenizer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _tokenizer = load_tokenizer(name, root, folder)
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot dismiss its pool, and its processes would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _encode_in_worker(texts: list[str]) -> Encoded:

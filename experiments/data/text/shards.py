@@ -87,8 +87,26 @@ def _make(corpus: Corpus, root: Path, workers: int | None, shard_tokens: int) ->
             write_index(folder / UNFINISHED, index)
         if not kept:
             raise UserError(f"{corpus.name} has too little text: no document is in its split {split!r}")
+    _compare_counts(corpus, index)
     write_index(folder / FILE, index)
     (folder / UNFINISHED).unlink()
+
+
+def _compare_counts(corpus: Corpus, index: Index) -> None:
+    """A line on stderr if the splits are not as long as published: perhaps the same text in another order."""
+    expected = {"train": corpus.train_tokens, "val": corpus.val_tokens}
+    different = [
+        f"{index.tokens(split):,} tokens in {split}, not {count:,}"
+        for split, count in expected.items()
+        if count not in (None, index.tokens(split))
+    ]
+    if different:
+        print(
+            f"{corpus.name} is not split as published: {'; '.join(different)}. "
+            "Its losses are comparable among runs here, and only nearly with published ones",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _continued(corpus: Corpus, root: Path) -> Index:

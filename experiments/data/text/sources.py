@@ -28,13 +28,17 @@ def openwebtext(root: Path, split: str, skipped: int) -> Iterator[str]:
     """The paper's split, that of nanoGPT's preparation: 0.05 % of the documents, drawn with seed 2357."""
     need("datasets", "OpenWebText")
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError, DatasetsError
 
     try:
         whole = load_dataset(OPENWEBTEXT, split="train", cache_dir=str(root / "openwebtext"))
-    except (OSError, ValueError) as error:  # no network, no space; what the Hub answers
+    # No network; what the Hub answers; a program in place of data, which `datasets` does not run any more.
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        # A full disk or a broken stream is the cause of an error whose own words do not tell.
+        told = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
         raise RunError(
             f"OpenWebText ({OPENWEBTEXT} of the Hugging Face Hub, 54 GB) is not in {root / 'openwebtext'} "
-            f"and cannot be fetched: {' '.join(str(error).split())[:200]}"
+            f"and cannot be fetched: {' '.join(str(told).split())[:200]}"
         ) from error
     halves = whole.train_test_split(test_size=0.0005, seed=2357, shuffle=True)
     chosen = halves["train" if split == "train" else "test"]

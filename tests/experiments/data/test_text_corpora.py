@@ -161,6 +161,33 @@ def test_openwebtext_without_a_network_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def failures() -> dict[str, Exception]:
+    """As `datasets` 5.2 raises them."""
+    from datasets.exceptions import DatasetGenerationError
+
+    full = DatasetGenerationError("An error occurred while generating the dataset")
+    full.__cause__ = OSError(28, "No space left on device")
+    return {
+        "No space left on device": full,
+        "Dataset scripts are no longer supported": RuntimeError(
+            "Dataset scripts are no longer supported, but found openwebtext.py"
+        ),
+    }
+
+
+@pytest.mark.parametrize("told", failures())
+def test_openwebtext_that_cannot_be_had_is_one_line(told, tmp_path, monkeypatch):
+    import datasets
+
+    def load_dataset(*_, **__):
+        raise failures()[told]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(RunError, match=f"OpenWebText .* cannot be fetched: .*{told}") as caught:
+        documents("openwebtext", tmp_path, "train")
+    assert "\n" not in str(caught.value)
+
+
 def test_registry_is_cheap_to_import():
     heavy = ("torch", "numpy", "datasets", "tiktoken", "tokenizers", "pyarrow")
     check = "import sys, experiments.data.text.corpora as c; c.corpus('text/a'); "

@@ -2,6 +2,10 @@
 
 import json
 import os
+import select
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +169,52 @@ def test_two_preparations_at_once_make_it_once(tmp_path, capfd):
     assert len(set(folders)) == 1
     assert capfd.readouterr().err.count("making tokens of text/stories:bytes") == 1
     verify(folders[0])
+
+
+POOL = """
+import os, pathlib, signal, sys
+from experiments.data.text import encode
+if __name__ == "__main__":
+    encode.CHUNK_CHARACTERS = 1
+    root = pathlib.Path(sys.argv[1])
+    chunks = encode.encoded((str(n) for n in range(10**9)), "bytes", root, root, workers=2)
+    next(chunks)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_of_a_pool_end_with_the_one_that_started_them(tmp_path):
+    """All of them have an end of this pipe."""
+    (tmp_path / "pool.py").write_text(POOL)
+    mine, theirs = os.pipe()
+    os.set_inheritable(theirs, True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(encode.__file__).parents[3])}
+    killed = subprocess.run(
+        [sys.executable, tmp_path / "pool.py", tmp_path],
+        env=environment,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(theirs)
+    assert killed.returncode == -signal.SIGKILL
+    ended, _, _ = select.select([mine], [], [], 30)
+    assert ended and os.read(mine, 1) == b""
+    os.close(mine)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_other_counts_than_the_published_ones_are_told(known, tmp_path, capfd):
+    tokens = open_tokens(NAME, "train", write(tmp_path / "one"))
+    train = tokens.count if known else 9_035_582_198
+    published = replace(corpus(NAME), train_tokens=train)
+    capfd.readouterr()
+    prepare(published, write(tmp_path / "two"), workers=1)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "as published" in line]
+    if known:
+        assert not lines
+    else:
+        (line,) = lines
+        assert f"{tokens.count:,} tokens in train, not 9,035,582,198" in line and "val" not in line
 
 
 def test_too_little_text_for_two_splits_is_told(tmp_path):

@@ -1,7 +1,10 @@
 """The training of language models: interrupted, shared among processes, cut into micro-batches."""
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from experiments.engine.execute import execute
 from experiments.engine.record import Store
 from experiments.engine.spec import LanguageSpec, PerplexitySpec
 from experiments.engine.watch import Stopped, Watch
+from experiments.gpt2 import training
 from experiments.gpt2.perplexity import by_draws, trained_model
 from experiments.gpt2.training import JUDGED_WINDOWS, LanguageTraining
 
@@ -57,6 +61,10 @@ def small() -> Callable[..., LanguageSpec]:
 def stop_after_looks(count: int) -> Callable[[], bool]:
     left = iter(range(count - 1))
     return lambda: next(left, None) is None
+
+
+def three_steps() -> Watch:
+    return Watch(stop=stop_after_looks(3), progress_seconds=0.0)
 
 
 def state(store: Store, spec: LanguageSpec) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def test_two_processes_stopped_and_resumed_equal_two_uninterrupted(method, small
 
     def attempt(group) -> None:
         ends = [
-            execute(spec, cut, group, Watch(stop=stop_after_looks(1), group_check_steps=3)).end,
+            execute(spec, cut, group, three_steps()).end,
             execute(spec, cut, group, Watch()).end,
         ]
         assert not group.leads or ends == ["stopped", "done"]
@@ -141,9 +149,6 @@ def test_divided_training_is_continued_by_any_number_of_processes(method, small,
     whole, cut, moved = (Store(tmp_path / name) for name in ("whole", "cut", "moved"))
     together(2, lambda group: execute(spec, whole, group, Watch()))
 
-    def three_steps() -> Watch:
-        return Watch(stop=stop_after_looks(1), group_check_steps=3)
-
     def attempt(group) -> None:
         runs = ((cut, three_steps()), (cut, Watch()), (moved, three_steps()))
         ends = [execute(spec, store, group, watch).end for store, watch in runs]
@@ -155,6 +160,83 @@ def test_divided_training_is_continued_by_any_number_of_processes(method, small,
     if method == "adamw":  # one process has other micro-batches, and IVON a draw for each
         found = [store.done(spec)["result"]["history"][-1]["nll"] for store in (whole, moved)]
         assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_reading_a_checkpoint_leaves_its_tensors_where_they_are(world, small, together):
+    """Else a GPU would have the weights twice for as long as somebody keeps what was read."""
+
+    def read(group) -> None:
+        task = LanguageTraining(small(sharded=True), group)
+        saved = task.state_dict()
+        weights = saved["network"]["model"]
+        before = dict(weights)
+        for value in weights.values():
+            value.add_(1.0)
+        task.load_state_dict(saved)
+        assert weights.keys() == before.keys()
+        assert all(weights[name] is value for name, value in before.items())
+        assert_equal(task.state_dict()["network"]["model"], before)
+
+    together(world, read)
+
+
+def test_a_resumed_training_lets_go_of_what_it_has_read(small, cpu, tmp_path, monkeypatch):
+    spec, store, read = small(), Store(tmp_path), []
+    assert execute(spec, store, cpu, Watch(stop=stop_after_looks(3), progress_seconds=0.0)).end == "stopped"
+    load = checkpoint.load
+
+    def seen(*arguments, **named) -> Any:
+        saved = load(*arguments, **named)
+        read.extend(map(weakref.ref, [saved["losses"], *saved["network"]["model"].values()]))
+        return saved
+
+    def look(_news) -> None:
+        gc.collect()
+        assert read and not any(tensor() is not None for tensor in read)
+
+    monkeypatch.setattr(checkpoint, "load", seen)
+    assert execute(spec, store, cpu, Watch(progress=look, progress_seconds=0.0)).end == "done"
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_seconds_of_rounds_are_those_of_training_alone(step, small, cpu, tmp_path, monkeypatch):
+    """Killed within a round or at the start of one. A step takes a second; what is not a step takes long:
+    validating, and writing checkpoints after every step and every round.
+    """
+    now = 0.0
+    looks = []
+
+    def slow(seconds: float, function: Callable) -> Callable:
+        def later(*arguments, **named):
+            nonlocal now
+            now += seconds
+            return function(*arguments, **named)
+
+        return later
+
+    def look(_news) -> None:
+        looks.append(1)
+        if len(looks) == step:
+            raise Killed
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(training, "validation_nll", slow(1000.0, training.validation_nll))
+    monkeypatch.setattr(checkpoint, "save", slow(1e6, checkpoint.save))
+    monkeypatch.setattr(LanguageTraining, "take_step", slow(1.0, LanguageTraining.take_step))
+    spec, store = small(), Store(tmp_path)
+    watch = Watch(progress=look, progress_seconds=0.0, checkpoint_seconds=1e-9)
+    with pytest.raises(Killed):
+        execute(spec, store, cpu, watch)
+    now += 1e9  # until somebody starts it again
+    assert execute(spec, store, cpu, watch).end == "done"
+    result = store.done(spec)["result"]
+    assert result["round_seconds"] == pytest.approx([2.0, 2.0, 2.0])
+    assert result["tokens_per_second"] == pytest.approx(spec.tokens_per_step)
 
 
 def test_ids_are_those_of_before_sharding_and_own_draws_are_refused(small):

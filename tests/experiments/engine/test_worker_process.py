@@ -1,9 +1,12 @@
 """The worker process: specifications in, a JSON line for all that happens out."""
 
+import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from typing import Any, TextIO
 import pytest
 
 from experiments.engine import lock, worker
-from experiments.engine.execute import execute
+from experiments.engine.execute import Outcome, execute
 from experiments.engine.record import Store
 from experiments.engine.watch import Watch
 
@@ -104,6 +107,41 @@ def test_dies_with_its_launcher_and_frees_the_run(working, store, tiny):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not store.is_over(spec)
+
+
+@pytest.fixture
+def torchrun(monkeypatch, tiny, tmp_path):
+    """`torchrun("exit 3", stop)`: a shared training whose processes do this and say no more."""
+
+    def start(script: str, stop: threading.Event) -> Outcome:
+        real = subprocess.Popen
+        monkeypatch.setattr(
+            worker.subprocess, "Popen", lambda _command, **options: real(["sh", "-c", script], **options)
+        )
+        options = argparse.Namespace(root=tmp_path, device="cpu", processes=2, checkpoint_seconds=600.0)
+        return worker._torchrun(tiny(), options, lambda message: None, stop)
+
+    return start
+
+
+def test_shared_training_that_dies_without_a_word_takes_its_worker_along(torchrun, in_child):
+    """The launcher then tries again, as after the death of any worker."""
+    child = in_child(lambda: torchrun("exit 0", threading.Event()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_shared_training_that_had_to_be_killed_is_stopped(torchrun):
+    stop = threading.Event()
+    stop.set()
+    assert torchrun("sleep 60", stop).end == "stopped"
+
+
+def test_shared_training_has_time_for_its_last_checkpoint(torchrun, tmp_path):
+    """Torchrun reads it when it is started; before torch 2.12 it gives 30 s whatever it is told."""
+    said = '{"end": "done", "why": ""}'
+    script = f"echo $TORCH_ELASTIC_SHUTDOWN_TIMEOUT > {tmp_path}/seconds; echo '{said}'"
+    assert torchrun(script, threading.Event()).end == "done"
+    assert (tmp_path / "seconds").read_text() == "600\n"
 
 
 def test_run_of_another_process_is_busy(working, store, tiny):

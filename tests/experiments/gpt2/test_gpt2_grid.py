@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from experiments.engine.record import Store
+from experiments.engine.spec import LanguageSpec
 from experiments.gpt2.artefacts import GPT2
 from experiments.gpt2.days import forecast, measured_utilisation, published_utilisation
 from experiments.gpt2.grid import SCALED_LR, training
+from experiments.gpt2.peak import peak_flops
 from experiments.gpt2.schedule import lr_factor
 from experiments.gpt2.tuning import RATES, TIED, trial, trials, winners
 from experiments.run import RESULTS
@@ -60,9 +62,41 @@ def test_what_was_measured_counts_before_what_was_published(tmp_path):
     for seed, mfu in ((0, 0.4), (1, 0.5), (2, 0.6)):
         run = spec.model_copy(update={"seed": seed})
         store.add(run, {"failure": None, "result": {"mfu": mfu}, "machine": {"device": "NVIDIA H200"}})
-    assert measured_utilisation([store]) == {("gpt2-small", "ivon"): 0.5}
+    assert list(measured_utilisation([store]).values()) == [0.5]
     (line,) = forecast([spec], [store])
     assert "at 50 % of the peak (measured here)" in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16-weights"},
+        {"checkpointing": True},
+        {"corpus": "openwebtext:bytes"},
+        {"blocks": 2},
+    ],
+)
+def test_what_was_measured_counts_for_trainings_that_use_a_gpu_alike(changes, tmp_path):
+    store, spec = Store(tmp_path), training("gpt2-small", "ivon", 0, "paper")
+    other = LanguageSpec.model_validate({**spec.model_dump(), **changes})
+    store.add(other, {"failure": None, "result": {"mfu": 0.01}, "machine": {"device": "NVIDIA H200"}})
+    (line,) = forecast([spec], [store])
+    assert "implied by the paper's Table 6" in line
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
+        ("NVIDIA H100 PCIe", "bf16-weights", 756e12),
+        ("NVIDIA H100 NVL", "bf16", 835e12),
+        ("NVIDIA H200", "bf16", 989e12),
+        ("NVIDIA H200", "fp32", None),
+        ("CPU, somebody's", "bf16", None),
+    ],
+)
+def test_peaks_are_of_the_device_and_in_bfloat16(device, precision, peak):
+    assert peak_flops(device, precision) == peak
 
 
 def test_artefacts_share_their_trainings():
@@ -110,3 +144,34 @@ def test_data_are_asked_for_before_anything_runs(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "lm_text" in said and str(Path(tmp_path / "data")) in said
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_tokens_are_made_before_any_worker_starts(interrupted, tmp_path, monkeypatch, capsys):
+    """Where Ctrl-C ends it, and where the user sees how far it is."""
+    from experiments import run
+    from experiments.__main__ import main
+    from experiments.data.text import shards
+
+    started = []
+
+    class NoLauncher:
+        def __init__(self, *_arguments) -> None:
+            self.failed: dict[str, str] = {}
+
+        def run(self, specs) -> bool:
+            started.extend(specs)
+            assert list((tmp_path / "data").glob("tokens/python-docs-*-bytes/index.json"))
+            return False
+
+    def interrupt(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("IVON_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(run, "Launcher", NoLauncher)
+    if interrupted:
+        monkeypatch.setattr(shards, "_make", interrupt)
+    assert main(["run", "fig1a", "--scale", "demo", "--runs", str(tmp_path / "runs")]) == 130
+    said = capsys.readouterr().err
+    assert "the same command continues where it stopped" in said
+    assert bool(started) == ("making tokens of python-docs" in said) == (not interrupted)

@@ -82,6 +82,18 @@ def test_table1_of_the_paper_is_75_trainings():
     assert looks == {"AdamW": 25, "SGD": 25, "IVON@mean": 25, "IVON": 25}
 
 
+def test_imagenets_schedule_is_that_of_the_released_code():
+    """A cosine of all epochs that starts after the warm-up (hyperparameters.toml, imagenet.common; D6)."""
+    trainings = {train for spec in ARTEFACTS["table1"].specs("paper") for train in spec.trainings}
+    found = [train for train in trainings if train.dataset == "imagenet"]
+    assert len(found) == 15
+    for train in found:
+        assert (train.cosine_epochs or train.epochs, train.warmup_epochs) == (200, 5)
+        # What the GPUs of the paper drew in a step, the processes here draw together, however many they are.
+        assert train.shares == (8 if train.method.name == "ivon" else 1)
+        assert train.not_shared_by(train.devices) == train.not_shared_by(1) == ""
+
+
 def test_figures_are_other_looks_at_table1s_runs():
     table = {spec.id for spec in ARTEFACTS["table1"].specs("paper")}
     assert {

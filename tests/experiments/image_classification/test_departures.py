@@ -40,3 +40,10 @@ def test_other_scales_are_other_experiments():
 
 def test_nothing_can_be_said_without_a_deviation():
     assert departures("table2", "paper", *frames([0.9], 0.2, UNKNOWN), ["nll"]) == ""
+
+
+@pytest.mark.parametrize("table", ["table1", "table10"])
+def test_the_learning_rate_that_is_not_known_is_said(table):
+    """hyperparameters.toml, image_classification.adamw.exception."""
+    text = departures(table, "paper", *frames([0.18, 0.2, 0.22], 0.9, 0.02), ["nll"])
+    assert "for AdamW the paper ran PreResNet-110 on TinyImageNet again, with another learning rate" in text

@@ -230,3 +230,14 @@ def test_model_moved_to_another_device_after_construction(task, steps_before):
     task.assert_learned(model, optimizer)
     for state in optimizer.state.values():
         assert state["hess"].device.type == state["momentum"].device.type == "cuda"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_evaluated_in_inference_mode_after_a_conversion(task, dtype):
+    model, optimizer = task.trained()
+    model.to(dtype)
+    task.inputs = task.inputs.to(dtype)
+    with torch.inference_mode(), optimizer.sampled_params():
+        model(task.inputs)
+    task.train(model, optimizer)
+    task.assert_learned(model, optimizer)

@@ -1,0 +1,226 @@
+"""The kernels of _triton.py on lists of parameters: when they are used, and how they are launched."""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ivon import _kernels
+from ivon._noise import digest
+from ivon._shards import any_sharded
+from ivon._state import State
+from ivon._stretches import is_dense
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The noise of a draw of parameters: its seed, and where in its numbers those of each parameter begin."""
+
+    seed: int
+    groups: tuple[int, ...]  # in groups of four numbers
+
+    def part(self, chosen: list[int]) -> "Draw":
+        """That of some of the parameters."""
+        return Draw(self.seed, tuple(self.groups[i] for i in chosen))
+
+
+def new_draw(params: list[Tensor], key: str) -> Draw:
+    """A draw that is a function of `key` and of the sizes of the parameters."""
+    # 62 bits with the highest set: of one type in Triton, whatever the others are.
+    seed = int.from_bytes(digest(key), "little") >> 2 | 1 << 61
+    return Draw(seed, tuple(accumulate((-(-p.numel() // 4) for p in params[:-1]), initial=0)))
+
+
+def no_draw(params: list[Tensor]) -> Draw:
+    """For a step from sums, which needs no noise."""
+    return Draw(1 << 61, (0,) * len(params))
+
+
+def usable(params: list[Tensor], states: list[State]) -> bool:
+    """Whether the kernels can do parameters of one kind: in float32, on a GPU, whole, and without gaps."""
+    first = params[0]
+    return (
+        first.dtype is torch.float32
+        and _is_gpu(first.device)
+        and not any_sharded(params)
+        and all(p.is_contiguous() or is_dense(p) for p in params)
+        and all(s["hess"].stride() == p.stride() for p, s in zip(params, states, strict=True))
+        and all(s["momentum"].stride() == p.stride() for p, s in zip(params, states, strict=True))
+        and works(first.device)
+    )
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.version.hip is None
+
+
+def draw(
+    drawn: Draw,
+    params: list[Tensor],
+    kept: list[Tensor],
+    hess: list[Tensor],
+    *,
+    noise_scale: float,
+    weight_decay: float,
+) -> None:
+    """params: m <- theta; kept: m."""
+    from ivon import _triton
+
+    _launch(_triton.draw, [params, kept, hess], drawn, noise_scale, weight_decay)
+
+
+def add(
+    drawn: Draw,
+    hess: list[Tensor],
+    grads: list[Tensor],
+    product_sums: list[Tensor],
+    grad_sums: list[Tensor] | None,
+    *,
+    noise_scale: float,
+    weight_decay: float,
+    weight: float,
+    estimator: str,
+) -> None:
+    """weight * product added to its sum, and weight * grad to its own; without that, the first products."""
+    from ivon import _triton
+
+    _launch(
+        _triton.add,
+        [hess, _laid_out_like(hess, grads), product_sums, grad_sums or product_sums],
+        drawn,
+        noise_scale,
+        weight_decay,
+        weight,
+        price=estimator == "price",
+        first=grad_sums is None,
+    )
+
+
+def update(
+    drawn: Draw,
+    params: list[Tensor],
+    hess: list[Tensor],
+    momentum: list[Tensor],
+    grads: list[Tensor],
+    products: list[Tensor],
+    *,
+    noise_scale: float,
+    n: _kernels.Numbers,
+    flags: _kernels.Flags,
+) -> None:
+    """`_kernels.update`, of sums or with the noise of the draw."""
+    from ivon import _triton
+
+    roles = [params, hess, momentum, _laid_out_like(hess, grads)]
+    if flags.summed:
+        roles.append(_laid_out_like(hess, products))
+    _launch(
+        _triton.update,
+        roles,
+        drawn,
+        noise_scale,
+        *n,
+        price=flags.estimator == "price",
+        summed=flags.summed,
+        clipped=flags.clipped,
+    )
+
+
+def _laid_out_like(hess: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    pairs = zip(values, hess, strict=True)
+    return [
+        v if v.stride() == h.stride() and v.dtype is h.dtype else torch.empty_like(h).copy_(v)
+        for v, h in pairs
+    ]
+
+
+class _Layout(NamedTuple):
+    """Which program does what: entry numbers and groups by tensor, tensor and chunk by program."""
+
+    numels: Tensor
+    groups: Tensor
+    tensor_of: Tensor
+    chunk_of: Tensor
+
+
+def _launch(kernel: Any, roles: Sequence[list[Tensor]], drawn: Draw, *numbers: float, **flags: Any) -> None:
+    from ivon import _triton
+
+    device = roles[0][0].device
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        # A table is on its way to the GPU for the stream that has asked for it.
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+        layout = _layout(tuple(p.numel() for p in roles[0]), drawn.groups, device, stream)
+        programs = len(layout.tensor_of)
+        if not programs:
+            return
+        addresses = tuple(t.data_ptr() for role in roles for t in role)
+        kernel[(programs,)](
+            _on_device(addresses, device, stream),
+            *layout,
+            len(roles[0]),
+            drawn.seed,
+            *map(float, numbers),
+            **flags,
+            aligned=all(address % 16 == 0 for address in addresses),
+            block=_triton.BLOCK,
+        )
+
+
+@lru_cache(maxsize=64)
+def _layout(numels: tuple[int, ...], groups: tuple[int, ...], device: torch.device, stream: int) -> _Layout:
+    from ivon import _triton
+
+    chunks = torch.tensor([-(-numel // (4 * _triton.BLOCK)) for numel in numels])
+    tensor_of = torch.arange(len(numels)).repeat_interleave(chunks)
+    begins = chunks.cumsum(0) - chunks
+    chunk_of = torch.arange(len(tensor_of)) - begins[tensor_of]
+    parts = (torch.tensor(numels), torch.tensor(groups), tensor_of.int(), chunk_of.int())
+    return _Layout(*(part.to(device) for part in parts))
+
+
+@lru_cache(maxsize=64)
+def _on_device(numbers: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
+    return torch.tensor(numbers).to(device)
+
+
+@cache
+def works(device: torch.device) -> bool:
+    """Whether the kernels compile for this device and compute what `_kernels.update` does; with a warning."""
+    try:
+        wrong = _error(device)
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if wrong:
+        warnings.warn(f"IVON's step is made of several kernels, and slower for it: {wrong}", stacklevel=2)
+    return not wrong
+
+
+@torch.no_grad()
+def _error(device: torch.device) -> str:
+    """What is wrong with a draw and a step of some numbers; nothing, if nothing is."""
+    from ivon._operations import SINGLE
+
+    size, floor = 5000, 1e-18
+    numbers = torch.Generator().manual_seed(0)
+    mean, grad = (torch.randn(size, generator=numbers).to(device) for _ in range(2))
+    hess, momentum, theta, kept = torch.ones_like(mean), grad.clone(), mean.clone(), mean.clone()
+    drawn = new_draw([mean], "trial")
+    draw(drawn, [theta], [kept], [hess], noise_scale=0.1, weight_decay=0.5)
+    noise = theta.double() - mean
+    spread = (noise.square().mean().item() * 150) ** 0.5  # of standard normals
+    if not kept.equal(mean) or not 0.9 < spread < 1.1 or noise.unique().numel() < 0.99 * size:
+        return f"a draw of {size} normals has a deviation of {spread:.2f}"
+    n = _kernels.Numbers(100.0, 1.0, 0.1, 0.1, 0.5, 0.05, 1.0, 0.1, floor)
+    flags = _kernels.Flags("price", summed=False, clipped=True)
+    m, h, g = mean.double(), hess.double(), momentum.double()
+    _kernels.update(SINGLE, m, h, g, grad.double(), noise, n=n, flags=flags)
+    update(drawn, [mean], [hess], [momentum], [grad], [], noise_scale=0.1, n=n, flags=flags)
+    off = max((found - x).abs().max().item() for found, x in ((mean, m), (hess, h), (momentum, g)))
+    return "" if off < 1e-4 else f"a trial step is off by {off:.1e}"

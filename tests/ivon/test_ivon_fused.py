@@ -1,0 +1,76 @@
+"""The kernels for GPUs, in Triton's interpreter, and compiled for GPUs that need not be there."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None,
+    reason="Triton is not installed: it comes with PyTorch for GPUs",
+)
+
+
+def test_in_the_interpreter(tmp_path):
+    """In a process of its own: Triton decides at its import whether it interprets."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:xdist",
+            "-p",
+            "no:cacheprovider",
+            HERE / "interpreted",
+        ],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+COMPILE = """
+import sys
+from ivon import _triton
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TYPES = {"table": "*i64", "numels": "*i64", "groups": "*i64", "tensor_of": "*i32", "chunk_of": "*i32",
+         "n": "i32", "seed": "i64"}
+for kernel, flags in (
+    (_triton.draw, {}),
+    (_triton.add, {"price": True, "first": False}),
+    (_triton.update, {"price": True, "summed": False, "clipped": True}),
+):
+    constants = {**flags, "aligned": True, "block": _triton.BLOCK}
+    types = {name: TYPES.get(name, "fp32") for name in kernel.arg_names}
+    types |= dict.fromkeys(constants, "constexpr")
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel, types, constexprs=places)
+    code = compile(source, target=GPUTarget("cuda", int(sys.argv[1]), 32))
+    assert "st.global.v4.b32" in code.asm["ptx"], "does not store sixteen bytes at once"
+    assert "st.shared" not in code.asm["ptx"], "passes numbers between threads"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", [80, 90], ids=["A100", "H100"])
+def test_compiled(architecture, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(architecture)],
+        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
