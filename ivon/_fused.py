@@ -177,17 +177,23 @@ def _launch(kernel: Any, roles: Sequence[list[Tensor]], drawn: Draw, *numbers: f
 def _layout(numels: tuple[int, ...], groups: tuple[int, ...], device: torch.device, stream: int) -> _Layout:
     from ivon import _triton
 
-    chunks = torch.tensor([-(-numel // (4 * _triton.BLOCK)) for numel in numels])
-    tensor_of = torch.arange(len(numels)).repeat_interleave(chunks)
+    sizes = torch.tensor(numels, device="cpu")
+    chunks = -(-sizes // (4 * _triton.BLOCK))
+    tensor_of = torch.arange(len(sizes), device="cpu").repeat_interleave(chunks)
     begins = chunks.cumsum(0) - chunks
-    chunk_of = torch.arange(len(tensor_of)) - begins[tensor_of]
-    parts = (torch.tensor(numels), torch.tensor(groups), tensor_of.int(), chunk_of.int())
-    return _Layout(*(part.to(device) for part in parts))
+    chunk_of = torch.arange(len(tensor_of), device="cpu") - begins[tensor_of]
+    parts = (sizes, torch.tensor(groups, device="cpu"), tensor_of.int(), chunk_of.int())
+    return _Layout(*(_sent(part, device) for part in parts))
 
 
 @lru_cache(maxsize=64)
 def _on_device(numbers: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
-    return torch.tensor(numbers).to(device)
+    return _sent(torch.tensor(numbers, device="cpu"), device)
+
+
+def _sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device, for which nobody waits: that takes pinned memory."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers
 
 
 @cache
