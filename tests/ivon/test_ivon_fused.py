@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+from ivon import IVON, _fused
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(
@@ -61,6 +65,26 @@ for kernel, flags in (
     assert "st.global.v4.b32" in code.asm["ptx"], "does not store sixteen bytes at once"
     assert "st.shared" not in code.asm["ptx"], "passes numbers between threads"
 """
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("draws", [1, 2])
+def test_on_a_gpu(draws):
+    """The kernels work there, are used, and learn a least-squares fit."""
+    assert _fused.works(torch.device("cuda", torch.cuda.current_device()))
+    rng = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 5, generator=rng)
+    model = nn.Linear(5, 1).cuda()
+    targets = (inputs @ torch.arange(5.0)).unsqueeze(1).cuda()
+    inputs = inputs.cuda()
+    optimizer = IVON(model.parameters(), lr=0.3, ess=200.0, beta2=0.99)
+    for _ in range(200):
+        for _ in range(draws):
+            with optimizer.sampled_params(train=True):
+                (model(inputs) - targets).square().mean().backward()
+        assert all(part.block.drawn is not None for part in optimizer._draws._pending)
+        optimizer.step()
+    assert (model(inputs) - targets).square().mean() < 0.1  # 30 at first, 0.006 on a CPU
 
 
 @pytest.mark.slow

@@ -63,8 +63,11 @@ def assert_close(left, right, **tolerance):
         torch.testing.assert_close(a.double(), b.double(), **tolerance)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize(("draws", "weight"), [(1, 1.0), (1, 2.0), (3, 1.0), (2, 0.5)])
+@pytest.mark.parametrize(
+    ("options", "draws", "weight"),
+    [({}, 1, 2.0), ({}, 3, 1.0), *((options, *n) for options in OPTIONS for n in ((1, 1.0), (2, 0.5)))],
+    ids=str,
+)
 def test_equal_to_eager_operations_given_the_same_noise(gpu, monkeypatch, options, draws, weight):
     noise = []
     params = params_of()
