@@ -172,6 +172,10 @@ class LanguageSpec(Training):
         rows = self.batch_size // processes
         if not why_not and rows % min(self.micro_batch, rows):
             why_not = f"micro_batch {self.micro_batch} must divide the {rows} windows of each"
+        if not why_not and self.method.draws_by_process and rows < self.micro_batch:
+            # Otherwise the number of draws in a step would be that of the processes.
+            most = self.batch_size // self.micro_batch
+            why_not = f"at most {most}, one for each micro_batch of {self.micro_batch} windows and its draw"
         return why_not
 
     @property

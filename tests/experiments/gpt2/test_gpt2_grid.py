@@ -29,6 +29,9 @@ def test_protocol_is_the_papers(model, method):
     assert spec.train_steps * spec.tokens_per_step == 49_152_000_000
     assert (spec.warmup_steps, spec.eval_every, spec.eval_batches) == (2000, 1000, 200)
     assert spec.not_shared_by(8) == ""
+    draws = spec.batch_size // spec.micro_batch
+    assert training(model, "ivon", 0, "paper").not_shared_by(draws) == ""
+    assert f"at most {draws}" in training(model, "ivon", 0, "paper").not_shared_by(2 * draws)
     if method == "ivon":
         lr = spec.method.lr * (spec.method.hess_init + spec.method.weight_decay)
         printed = {"gpt2-small": 0.3, "gpt2-medium": 0.2, "gpt2-large": 0.15}
