@@ -133,7 +133,7 @@ def test_shared_training_that_dies_without_a_word_takes_its_worker_along(torchru
 def test_shared_training_that_had_to_be_killed_is_stopped(torchrun):
     stop = threading.Event()
     stop.set()
-    assert torchrun("sleep 60", stop).end == "stopped"
+    assert torchrun("exec sleep 60", stop).end == "stopped"
 
 
 def test_shared_training_has_time_for_its_last_checkpoint(torchrun, tmp_path):
