@@ -73,6 +73,7 @@ def draw(
     from ivon import _triton
 
     _launch(_triton.draw, [params, kept, hess], drawn, noise_scale, weight_decay)
+    _tell_autograd(params)
 
 
 def add(
@@ -130,6 +131,12 @@ def update(
         summed=flags.summed,
         clipped=flags.clipped,
     )
+    _tell_autograd(params)
+
+
+def _tell_autograd(params: list[Tensor]) -> None:
+    """That they were changed in place, so that a backward pass that needs them as they were is an error."""
+    torch.autograd.graph.increment_version([p for p in params if not p.is_inference()])
 
 
 def _laid_out_like(hess: list[Tensor], values: list[Tensor]) -> list[Tensor]:

@@ -226,3 +226,28 @@ def test_broken_kernels_are_noticed_and_reported(monkeypatch):
     with pytest.warns(UserWarning, match="slower for it: a trial step is off by"):
         train(IVON(params, **SETTINGS), params)
     _fused.works.cache_clear()
+
+
+def test_backward_passes_through_other_weights_are_errors():
+    layer = nn.Linear(3, 3)
+    optimizer = IVON(layer.parameters(), **SETTINGS)
+    x = torch.ones(2, 3, requires_grad=True)
+
+    def loss():
+        return layer(layer(x)).square().sum()
+
+    before = loss()
+    with optimizer.sampled_params(train=True):
+        inside = loss()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            before.backward()
+        optimizer.param_groups[0]["params"][0].grad = torch.ones(3, 3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        inside.backward()
+    outside = loss()
+    optimizer.discard_draws()
+    with optimizer.sampled_params(train=True):
+        loss().backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        outside.backward()
