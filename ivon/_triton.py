@@ -16,6 +16,16 @@ BLOCK = 256
 
 
 @triton.jit
+def _place(numels, groups, tensor_of, chunk_of, block: tl.constexpr):
+    """Of this program: tensor, entries and their bound, first group of numbers, whether its chunk is full."""
+    i = tl.load(tensor_of + tl.program_id(0))
+    chunk = tl.load(chunk_of + tl.program_id(0)).to(tl.int64)
+    at = chunk * (4 * block) + tl.arange(0, 4 * block)
+    numel = tl.load(numels + i)
+    return i, at, numel, tl.load(groups + i) + chunk * block, (chunk + 1) * (4 * block) <= numel
+
+
+@triton.jit
 def _tensor(table, role: tl.constexpr, n, i, aligned: tl.constexpr):
     pointer = tl.load(table + role * n + i).to(tl.pointer_type(tl.float32))
     if aligned:
@@ -70,15 +80,11 @@ def draw(
     aligned: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """params: m <- theta = m + sigma eps (line 7); kept: m. Roles: params, kept, hess."""
-    i = tl.load(tensor_of + tl.program_id(0))
-    chunk = tl.load(chunk_of + tl.program_id(0)).to(tl.int64)
-    at = chunk * (4 * block) + tl.arange(0, 4 * block)
-    numel = tl.load(numels + i)
-    group = tl.load(groups + i) + chunk * block
+    i, at, numel, group, whole = _place(numels, groups, tensor_of, chunk_of, block)
     params = _tensor(table, 0, n, i, aligned)
     kept = _tensor(table, 1, n, i, aligned)
     hess = _tensor(table, 2, n, i, aligned)
-    if (chunk + 1) * (4 * block) <= numel:
+    if whole:
         _draw(params, kept, hess, at, numel, seed, group, noise_scale, weight_decay, True, block)
     else:
         _draw(params, kept, hess, at, numel, seed, group, noise_scale, weight_decay, False, block)
@@ -111,16 +117,12 @@ def add(
 
     Roles: hess, grads, sums of products, sums of gradients.
     """
-    i = tl.load(tensor_of + tl.program_id(0))
-    chunk = tl.load(chunk_of + tl.program_id(0)).to(tl.int64)
-    at = chunk * (4 * block) + tl.arange(0, 4 * block)
-    numel = tl.load(numels + i)
-    group = tl.load(groups + i) + chunk * block
+    i, at, numel, group, whole = _place(numels, groups, tensor_of, chunk_of, block)
     hess = _tensor(table, 0, n, i, aligned)
     grads = _tensor(table, 1, n, i, aligned)
     products = _tensor(table, 2, n, i, aligned)
     sums = _tensor(table, 3, n, i, aligned)
-    if (chunk + 1) * (4 * block) <= numel:
+    if whole:
         _add(
             hess, grads, products, sums, at, numel, seed, group, noise_scale, weight_decay, weight,
             price, first, True, block,
@@ -179,17 +181,13 @@ def update(
     aligned: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """Lines 2 to 6, as `_kernels.update`. Roles: params, hess, momentum, grads, products if `summed`."""
-    i = tl.load(tensor_of + tl.program_id(0))
-    chunk = tl.load(chunk_of + tl.program_id(0)).to(tl.int64)
-    at = chunk * (4 * block) + tl.arange(0, 4 * block)
-    numel = tl.load(numels + i)
-    group = tl.load(groups + i) + chunk * block
+    i, at, numel, group, whole = _place(numels, groups, tensor_of, chunk_of, block)
     params = _tensor(table, 0, n, i, aligned)
     hess = _tensor(table, 1, n, i, aligned)
     momentum = _tensor(table, 2, n, i, aligned)
     grads = _tensor(table, 3, n, i, aligned)
     products = _tensor(table, 4 if summed else 3, n, i, aligned)
-    if (chunk + 1) * (4 * block) <= numel:
+    if whole:
         _update(
             params, hess, momentum, grads, products, at, numel, seed, group,
             noise_scale, hess_scale, weight, momentum_rate, hess_rate, weight_decay, decay, clip, lr, floor,
