@@ -209,8 +209,9 @@ def _add_fused(
         chosen = [i for i, state in enumerate(block.states) if ("grad_sum" in state) == later]
         if not chosen:
             continue
-        part, new = block.part(chosen), [grads[i] for i in chosen]
+        part = block.part(chosen)
         hess = part.of_states("hess")
+        new = _fused.laid_out_like(hess, [grads[i] for i in chosen])  # they may become the sums
         products = part.of_states("product_sum") if later else [torch.empty_like(h) for h in hess]
         _fused.add(
             drawn.part(chosen),

@@ -93,7 +93,7 @@ def add(
 
     _launch(
         _triton.add,
-        [hess, _laid_out_like(hess, grads), product_sums, grad_sums or product_sums],
+        [hess, laid_out_like(hess, grads), product_sums, grad_sums or product_sums],
         drawn,
         noise_scale,
         weight_decay,
@@ -118,9 +118,9 @@ def update(
     """`_kernels.update`, of sums or with the noise of the draw."""
     from ivon import _triton
 
-    roles = [params, hess, momentum, _laid_out_like(hess, grads)]
+    roles = [params, hess, momentum, laid_out_like(hess, grads)]
     if flags.summed:
-        roles.append(_laid_out_like(hess, products))
+        roles.append(laid_out_like(hess, products))
     _launch(
         _triton.update,
         roles,
@@ -139,7 +139,8 @@ def _tell_autograd(params: list[Tensor]) -> None:
     torch.autograd.graph.increment_version([p for p in params if not p.is_inference()])
 
 
-def _laid_out_like(hess: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+def laid_out_like(hess: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    """The values, copied where they lie otherwise in memory than the Hessian and the parameter."""
     pairs = zip(values, hess, strict=True)
     return [
         v if v.stride() == h.stride() and v.dtype is h.dtype else torch.empty_like(h).copy_(v)
