@@ -88,12 +88,15 @@ def add(
     weight: float,
     estimator: str,
 ) -> None:
-    """weight * product added to its sum, and weight * grad to its own; without that, the first products."""
+    """weight * product added to its sum, and weight * grad to its own; without that, the first products.
+
+    All are laid out in memory like the Hessian.
+    """
     from ivon import _triton
 
     _launch(
         _triton.add,
-        [hess, laid_out_like(hess, grads), product_sums, grad_sums or product_sums],
+        [hess, grads, product_sums, grad_sums or product_sums],
         drawn,
         noise_scale,
         weight_decay,
@@ -223,7 +226,7 @@ def _error(device: torch.device) -> str:
 
     size, floor = 5000, 1e-18
     numbers = torch.Generator().manual_seed(0)
-    mean, grad = (torch.randn(size, generator=numbers).to(device) for _ in range(2))
+    mean, grad = (torch.randn(size, generator=numbers, device="cpu").to(device) for _ in range(2))
     hess, momentum, theta, kept = torch.ones_like(mean), grad.clone(), mean.clone(), mean.clone()
     drawn = new_draw([mean], "trial")
     draw(drawn, [theta], [kept], [hess], noise_scale=0.1, weight_decay=0.5)
