@@ -12,7 +12,7 @@ from ivon._sampling import Block
 from ivon._state import Group, State, has_residuals, kind, state_dtype
 from ivon._stretches import stretches
 
-CHANGED = ("params", "hess", "momentum", "residuals")
+CHANGED = ("params", "hess", "momentum", "residuals")  # of the roles: what a step writes
 
 
 class Update:
