@@ -11,6 +11,7 @@ from ivon import _fused, _kernels, _shards
 from ivon._operations import LISTS
 from ivon._sampling import Block
 from ivon._state import State
+from ivon._stretches import laid_out_like
 
 
 @dataclass
@@ -33,13 +34,14 @@ class Pending:
 
     def read(self, estimator: str) -> tuple[Block, list[Tensor]]:
         """The part of the block that has gradients, and they: what this process holds of each."""
-        grads = self.now()
-        used = [i for i, grad in enumerate(grads) if grad is not None]
+        now = self.now()
+        used = [i for i, grad in enumerate(now) if grad is not None]
+        grads = [_dense(grad) for grad in now if grad is not None]
         block = self.block.part(used)
         if estimator == "ggn":
             for param, kept in zip(block.params, block.kept, strict=True):
                 kept.copy_(_shards.local(squares_of(param)))
-        return block, [_shards.local(_dense(grad)) for grad in grads if grad is not None]
+        return block, _shards.locals_of(grads)
 
 
 @dataclass
@@ -104,8 +106,8 @@ class Draws:
 
     def remember_gradients(self, params: list[Tensor]) -> None:
         """Those that parameters have now have been used, or are not wanted."""
-        pairs = ((id(param), param.grad) for param in params)
-        self._known = {key: (id(grad), _version(grad)) for key, grad in pairs if grad is not None}
+        pairs = [(id(param), param.grad) for param in params]
+        self._known = {key: (id(grad), grad._version) for key, grad in pairs if grad is not None}
 
     def take_single(self) -> list[Pending] | None:
         """The draw of a step that has only one, of weight 1: it needs no sums. None otherwise."""
@@ -172,7 +174,7 @@ def squares_of(param: Tensor) -> Tensor:
 
 
 def _dense(grad: Tensor) -> Tensor:
-    if grad.layout != torch.strided:
+    if grad.layout is not torch.strided:
         raise RuntimeError(f"IVON needs dense gradients, got {grad.layout}; e.g. nn.Embedding(sparse=False)")
     return grad
 
@@ -211,7 +213,7 @@ def _add_fused(
             continue
         part = block.part(chosen)
         hess = part.of_states("hess")
-        new = _fused.laid_out_like(hess, [grads[i] for i in chosen])  # they may become the sums
+        new = laid_out_like(hess, [grads[i] for i in chosen])  # they may become the sums
         products = part.of_states("product_sum") if later else [torch.empty_like(h) for h in hess]
         _fused.add(
             drawn.part(chosen),

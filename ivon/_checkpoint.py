@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ivon._accumulate import Draws
 from ivon._noise import NoiseStream
-from ivon._state import COUNT, Group, States, alike, like_param, side_by_side
+from ivon._state import COUNT, Group, States, like_param
 
 # In a checkpoint every parameter group has the state of the noise and of the sums over draws, by these names:
 # torch.distributed.checkpoint keeps of an optimizer its states and the entries that its groups have when it
@@ -62,9 +62,6 @@ def take_states(state_dict: Mapping[str, Any], groups: list[Group], states: Stat
         for name, value in state_dict["state"].get(i, {}).items():
             if isinstance(value, Tensor):
                 states[param][name] = like_param(value, param)
-    for group in groups:
-        for members in alike(param for param in group["params"] if "hess" in states[param]):
-            side_by_side([states[param] for param in members])
 
 
 def without_counts(state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ivon import _kernels
-from ivon._noise import digest
+from ivon._native import tell_autograd
+from ivon._noise import seed_of
 from ivon._shards import any_sharded
 from ivon._state import State
-from ivon._stretches import is_dense
+from ivon._stretches import is_dense, laid_out_like
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Draw:
 def new_draw(params: list[Tensor], key: str) -> Draw:
     """A draw that is a function of `key` and of the sizes of the parameters."""
     # 62 bits with the highest set: of one type in Triton, whatever the others are.
-    seed = int.from_bytes(digest(key), "little") >> 2 | 1 << 61
+    seed = seed_of(key) >> 2 | 1 << 61
     return Draw(seed, tuple(accumulate((-(-p.numel() // 4) for p in params[:-1]), initial=0)))
 
 
@@ -73,7 +74,7 @@ def draw(
     from ivon import _triton
 
     _launch(_triton.draw, [params, kept, hess], drawn, noise_scale, weight_decay)
-    _tell_autograd(params)
+    tell_autograd(params)
 
 
 def add(
@@ -134,21 +135,7 @@ def update(
         summed=flags.summed,
         clipped=flags.clipped,
     )
-    _tell_autograd(params)
-
-
-def _tell_autograd(params: list[Tensor]) -> None:
-    """That they were changed in place, so that a backward pass that needs them as they were is an error."""
-    torch.autograd.graph.increment_version([p for p in params if not p.is_inference()])
-
-
-def laid_out_like(hess: list[Tensor], values: list[Tensor]) -> list[Tensor]:
-    """The values, copied where they lie otherwise in memory than the Hessian and the parameter."""
-    pairs = zip(values, hess, strict=True)
-    return [
-        v if v.stride() == h.stride() and v.dtype is h.dtype else torch.empty_like(h).copy_(v)
-        for v, h in pairs
-    ]
+    tell_autograd(params)
 
 
 class _Layout(NamedTuple):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
-from ivon import _captured, _compiled, _fused, _kernels, _shards
+from ivon import _captured, _fused, _kernels, _native, _shards
+from ivon._noise import seed_of
 from ivon._operations import LISTS
 from ivon._state import Group, State, States, has_residuals, state_dtype, states_of_groups
 from ivon._stretches import Stretch, is_dense, stretches
@@ -22,7 +23,7 @@ class Block:
     the standard normal noise, stretch by stretch, then has the parameters as they were while these are at the
     draw, and afterwards the noise theta - m. That of 16-bit parameters is made a second time: their theta is
     rounded, by far more than the noise of a narrow posterior, and Eq. 3 holds for the noise that was drawn.
-    With `drawn` it is made by fused kernels where it is used, and `kept` is given back with the mean.
+    With `drawn` it is made by kernels of a GPU where it is used, and `kept` is given back with the mean.
     """
 
     group: Group
@@ -31,7 +32,9 @@ class Block:
     kept: list[Tensor]  # shaped like the local parts of the parameters, in the dtype of the states
     drawn: _fused.Draw | None = None
     noise: _shards.Noise | _captured.Noise | None = None  # what fills `kept`, as long as it is needed
-    _moved: list[Stretch] = field(default_factory=list)  # what is at the draw, whatever interrupts us
+    # What is at the draw, whatever interrupts us.
+    _trip: _native.Trip | None = None
+    _moved: list[Stretch] = field(default_factory=list)
 
     def local_params(self) -> list[Tensor]:
         """What this process holds of the parameters."""
@@ -58,28 +61,32 @@ class Block:
             return
         noise, self.noise = self.noise, None
         assert noise is not None
-        roles = [self.local_params(), self.kept]
+        params, hess, numbers = self.local_params(), self.of_states("hess"), self.numbers()
+        if isinstance(noise, _shards.Noise) and _native.usable(params, self.kept, hess):
+            starts = noise.starts()
+            if starts is None:
+                noise.reach(self.kept)
+            self._trip = _native.Trip(params, self.kept)
+            self._trip.go(hess, seed_of(noise.key), starts, **numbers)
+            return
+        roles = [params, self.kept]
         if has_residuals(self.states):
             self.noise = noise.again()
             roles.append(self.of_states("residual"))
-        numbers = self.numbers()
-        for stretch in stretches([*roles, self.of_states("hess")]):
+        for stretch in stretches([*roles, hess]):
             noise.reach(stretch.tensors[1])
-            o, (params, kept, *residuals, hess) = stretch.operations, stretch.operands()
-            moved = Stretch(stretch.tensors[:2], o, stretch.long)
-            if stretch.long and _compiled.displace(params, kept, hess, **numbers):
-                self._moved.append(moved)
-                stretch.put_back(1, kept)
-                stretch.put_back(0, params)
-                continue
-            theta = _kernels.draw(o, hess, params, kept, *residuals, **numbers)
-            o.copy_(kept, params)
+            o, (means, kept, *residuals, hessians) = stretch.operations, stretch.operands()
+            theta = _kernels.draw(o, hessians, means, kept, *residuals, **numbers)
+            o.copy_(kept, means)
             stretch.put_back(1, kept)
-            self._moved.append(moved)
+            self._moved.append(Stretch(stretch.tensors[:2], o))
             stretch.write(0, theta)
 
     def restore(self) -> None:
         """Move the parameters back, to the bits that they had."""
+        if self._trip is not None:
+            self._trip.back()
+            return
         while self._moved:
             params, kept = self._moved[-1].tensors
             torch._foreach_copy_(params, kept)
@@ -95,14 +102,12 @@ class Block:
             self.restore()
             self._make_noise_again()
             return
+        if self._trip is not None:
+            self._trip.back()
+            return
         while self._moved:
             stretch = self._moved[-1]
             o, (params, kept) = stretch.operations, stretch.operands()
-            if stretch.long and _compiled.restore(params, kept):
-                stretch.put_back(0, params)
-                self._moved.pop()
-                stretch.put_back(1, kept)
-                continue
             noise = _kernels.noise_seen(o, params, kept)
             torch._foreach_copy_(stretch.tensors[0], stretch.tensors[1])
             self._moved.pop()

@@ -2,7 +2,8 @@
 
 import math
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -44,14 +45,16 @@ class Noise:
     params: list[Tensor]
     key: str
     made: int = 0
-    _total: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._total = sum(param.numel() for param in self.params)
 
     def again(self) -> "Noise":
         """The same numbers, to be made once more in the same place."""
         return Noise(self.out, self.params, self.key)
+
+    def starts(self) -> list[int] | None:
+        """Where those of each parameter begin in the numbers of the key; None for parts of parameters."""
+        if any_sharded(self.params):
+            return None
+        return list(accumulate(map(Tensor.numel, self.params[:-1]), initial=0))
 
     def reach(self, parts: list[Tensor]) -> None:
         """Make the numbers of these parts of `out`, those before, and perhaps more.
@@ -61,27 +64,27 @@ class Noise:
         end = max(int(part.storage_offset()) + part.numel() for part in parts)
         if end <= self.made:
             return
-        total = self._total
         if any_sharded(self.params):
             self._fill_parts()
             end = len(self.out)
+        elif self.out.device.type != "cpu":  # of the numbers of a GPU no part can be had alone
+            end = len(self.out)
+            _noise.fill(self.out, self.key, start=0)
         else:
-            piece = _noise.COUNTED_PIECE if _noise.is_counted(total, self.out) else total
-            end = min(-(-end // piece) * piece, total)
-            _noise.fill(self.out[self.made : end], self.key, start=self.made, total=total)
+            _noise.fill(self.out[self.made : end], self.key, start=self.made)
         self.made = end
 
     def _fill_parts(self) -> None:
         first = begin = 0
         for param in self.params:
             length = local(param).numel()
-            _fill_part(self.out[begin : begin + length], param, self.key, first, self._total)
+            _fill_part(self.out[begin : begin + length], param, self.key, first)
             first, begin = first + param.numel(), begin + length
 
 
-def _fill_part(out: Tensor, param: Tensor, key: str, first: int, total: int) -> None:
+def _fill_part(out: Tensor, param: Tensor, key: str, first: int) -> None:
     if not is_sharded(param):
-        _noise.fill(out, key, start=first, total=total)
+        _noise.fill(out, key, start=first)
         return
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
@@ -94,9 +97,9 @@ def _fill_part(out: Tensor, param: Tensor, key: str, first: int, total: int) -> 
         return
     if tuple(shape[1:]) == tuple(param.shape[1:]):  # whole rows lie next to each other
         start = offset[0] * math.prod(shape[1:]) if offset else 0
-        _noise.fill(out, key, start=first + start, total=total)
+        _noise.fill(out, key, start=first + start)
         return
     whole = torch.empty(param.numel(), dtype=out.dtype, device=out.device)
-    _noise.fill(whole, key, start=first, total=total)
+    _noise.fill(whole, key, start=first)
     box = tuple(slice(o, o + n) for o, n in zip(offset, shape, strict=True))
     out.copy_(whole.view(param.shape)[box].reshape(-1))

@@ -6,10 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
-
-from ivon._shards import is_sharded
-from ivon._stretches import SMALL
 
 State = dict[str, Any]  # of one parameter
 States = MutableMapping[Tensor, State]  # of all parameters; a missing one is there when asked for
@@ -78,39 +74,14 @@ def like_param(value: Tensor, param: Tensor) -> Tensor:
     return torch.empty_like(param, dtype=state_dtype(param), requires_grad=False).copy_(value)
 
 
-def side_by_side(states: list[State]) -> None:
-    """Let small entries of the states share memory on a CPU, one after the other.
-
-    Then steps of many small parameters need no copies of them (_stretches.py); nothing else depends on it.
-    """
-    if states and states[0]["hess"].device.type != "cpu":
-        return
-    for name in ("hess", "momentum"):
-        small = [
-            state
-            for state in states
-            if state[name].numel() <= SMALL and state[name].is_contiguous() and not is_sharded(state[name])
-        ]
-        if len(small) > 1:
-            entries = [state[name] for state in small]
-            with torch.inference_mode(False):
-                shared = _unflatten_dense_tensors(_flatten_dense_tensors(entries), entries)
-            for state, entry in zip(small, shared, strict=True):
-                state[name] = entry
-
-
 def states_of(params: list[Tensor], group: Group, states: States) -> list[State]:
     """The states of parameters of one group and kind, made or adapted where that is needed."""
     found = [states[param] for param in params]
-    new = False
     for state, param in zip(found, params, strict=True):
         if "hess" not in state:
             state.update(new_state(param, group["hess_init"]))
-            new = True
         elif not fits(state, param):
             follow(state, param)
-    if new:
-        side_by_side(found)
     return found
 
 

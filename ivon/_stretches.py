@@ -7,20 +7,17 @@ memory every time. On other devices a stretch is long, and bounds the memory for
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import chain
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-from ivon import _compiled
 from ivon._operations import LISTS, SINGLE, Operand
 
 SMALL = 1 << 16  # entries; smaller tensors share a stretch, as operations cost microseconds beside their work
 CPU_STRETCH = 1 << 16  # entries a thread, so that the operands of an operation stay in its cache
-LONG_STRETCH = 1 << 20  # entries, for compiled operations: enough to be worth the call
-LONG_PACK = 1 << 15  # entries of small tensors for them, of which there are copies meanwhile
 DEVICE_STRETCH = 1 << 24  # entries; their intermediate results are small beside the weights that need a GPU
 
 
@@ -30,21 +27,19 @@ class Stretch:
 
     tensors: list[list[Tensor]]  # `tensors[r]` are in role r
     operations: SimpleNamespace  # for its operands
-    long: bool = False  # so long that compiled operations are to be used if possible
 
     def operands(self) -> list[Operand]:
-        """What to compute with, by role: a list of tensors or, on a CPU, one flat tensor of them all.
+        """What to compute with, by role: a list of tensors or, on a CPU, one flat tensor.
 
-        That is a view of their memory if they lie there one after the other, and otherwise a copy, which is
-        to be put back after a change.
+        For several that is a copy, which is to be put back after a change.
         """
         if self.operations is LISTS:
             return self.tensors
-        return [role[0] if len(role) == 1 else _pack(role) for role in self.tensors]
+        return [role[0] if len(role) == 1 else _flatten_dense_tensors(role) for role in self.tensors]
 
     def put_back(self, role: int, operand: Operand) -> None:
         """Bring a change of the operand to the tensors."""
-        if self.operations is SINGLE and operand.data_ptr() != self.tensors[role][0].data_ptr():
+        if self.operations is SINGLE and len(self.tensors[role]) > 1:
             self.write(role, operand)
 
     def write(self, role: int, values: Operand) -> None:
@@ -62,12 +57,9 @@ def stretches(roles: Sequence[list[Tensor]]) -> Iterator[Stretch]:
     """All stretches in turn; `roles[r][i]` is what parameter i has in role r: of one shape and device."""
     if not roles[0]:
         return
-    operations, long, small, length = SINGLE, False, SMALL, CPU_STRETCH * torch.get_num_threads()
+    operations, small, length = SINGLE, SMALL, CPU_STRETCH * torch.get_num_threads()
     if not _on_cpu(roles[0][0]):
         operations, small, length = LISTS, DEVICE_STRETCH, DEVICE_STRETCH
-    elif all(role[0].dtype is roles[0][0].dtype for role in roles):  # compiled operations do not convert
-        long = _compiled.usable(sum(map(Tensor.numel, roles[0])))
-        length = LONG_STRETCH if long else length
     together: list[int] = []
     for i, tensor in enumerate(roles[0]):
         views = _views([role[i] for role in roles], length) if tensor.numel() > small else None
@@ -75,10 +67,10 @@ def stretches(roles: Sequence[list[Tensor]]) -> Iterator[Stretch]:
             together.append(i)
             continue
         for view in views:
-            yield Stretch([[t] for t in view], operations, long)
+            yield Stretch([[t] for t in view], operations)
     if together:
-        for run in _runs([[role[i] for i in together] for role in roles], LONG_PACK if long else length):
-            yield Stretch(run, operations, long)
+        for run in _runs([[role[i] for i in together] for role in roles], length):
+            yield Stretch(run, operations)
 
 
 def _on_cpu(tensor: Tensor) -> bool:
@@ -93,22 +85,6 @@ def _runs(roles: Sequence[list[Tensor]], length: int) -> Iterator[list[list[Tens
         if count >= length or i + 1 == len(roles[0]):
             yield [role[begin : i + 1] for role in roles]
             begin, count = i + 1, 0
-
-
-def _pack(tensors: list[Tensor]) -> Tensor:
-    """One flat tensor of them all: a view if they lie in memory one after the other, else a copy."""
-    first, size = tensors[0], tensors[0].element_size()
-    # Each begins where those before it end. By map, as there may be many.
-    ends = list(accumulate(map(Tensor.numel, tensors), initial=0))
-    begins = [first.data_ptr() + size * end for end in ends[:-1]]
-    if (
-        list(map(Tensor.data_ptr, tensors)) != begins
-        or not all(map(Tensor.is_contiguous, tensors))
-        or first.untyped_storage().data_ptr()
-        != tensors[-1].untyped_storage().data_ptr()  # neighbours by chance
-    ):
-        return _flatten_dense_tensors(tensors)
-    return first.as_strided((ends[-1],), (1,))
 
 
 def _views(tensors: list[Tensor], length: int) -> Iterator[tuple[Tensor, ...]] | None:
@@ -137,3 +113,14 @@ def is_dense(tensor: Tensor) -> bool:
 def in_memory_order(dense: Tensor) -> Tensor:
     """A flat view of a tensor without gaps, whatever its strides."""
     return dense.as_strided((dense.numel(),), (1,), dense.storage_offset())
+
+
+def laid_out_like(models: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    """The values, copied where their dtype or the way they lie in memory is not that of the models."""
+    dtype = models[0].dtype
+    if all(map(Tensor.is_contiguous, chain(models, values))) and all(v.dtype is dtype for v in values):
+        return values
+    return [
+        v if v.stride() == m.stride() and v.dtype is dtype else torch.empty_like(m).copy_(v)
+        for v, m in zip(values, models, strict=True)
+    ]

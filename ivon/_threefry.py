@@ -1,35 +1,42 @@
 """Standard normal numbers from counters: Threefry-2x32 and the transform of Box and Muller.
 
 The generator (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011) enciphers a counter with a
-key by additions, rotations and exclusive ors of 32-bit words. Each number is computed for itself, so that
-compiled the work is vectorised, and takes less than half the time of PyTorch's generator.
+key by additions, rotations and exclusive ors of 32-bit words. Each pair of numbers is computed for itself:
+any part of them can be had alone, by anyone. _native.c makes the same numbers in a fifteenth of the time.
 """
 
 import torch
 from torch import Tensor
 
-EAGER = 1 << 15  # pairs; few enough that intermediate results stay in the cache
+PAIRS = 64  # in a block of numbers: the first of each, then the second of each
+BLOCK = 2 * PAIRS
+EAGER = 1 << 9  # blocks; few enough that intermediate results stay in the cache
 Word = Tensor | int  # int32
 
 
-def normals(lows: Tensor, highs: Tensor, place: Tensor) -> None:
-    """Fill two flat float32 tensors of equal length; the i-th pair is a function of `place` and i.
+def fill(out: Tensor, key: int, start: int) -> None:
+    """Fill a flat tensor, float32 or float64, with the numbers start, start + 1, ... of a key of 64 bits."""
+    block, stop = start // BLOCK, start + out.numel()
+    while block * BLOCK < stop:
+        blocks = min(EAGER, -(-stop // BLOCK) - block)
+        begin = block * BLOCK
+        numbers = normals(key, block, blocks, out.dtype)
+        first, last = max(start, begin), min(stop, begin + len(numbers))
+        out[first - start : last - start] = numbers[first - begin : last - begin]
+        block += blocks
 
-    `place`: four int32, the two words of the key, the second word of the counter, the first word for i = 0.
-    """
-    key0, key1, second, first = place.unbind()
-    counters = torch.arange(lows.numel(), dtype=torch.int32, device=lows.device) + first
-    low, high = pair(*encipher(key0, key1, counters, second))
-    lows.copy_(low)
-    highs.copy_(high)
+
+def normals(key: int, block: int, blocks: int, dtype: torch.dtype) -> Tensor:
+    """The numbers of so many blocks; the same in either dtype, but for rounding."""
+    counters = torch.arange(block * PAIRS, (block + blocks) * PAIRS, device="cpu")
+    x0, x1 = encipher(*_words(torch.tensor(key - (key >> 63 << 64), device="cpu")), *_words(counters))
+    low, high = pair(x0, x1, dtype)
+    return torch.stack([low.view(-1, PAIRS), high.view(-1, PAIRS)], dim=1).view(-1)
 
 
-def normals_in_stretches(lows: Tensor, highs: Tensor, place: Tensor) -> None:
-    """`normals`, uncompiled."""
-    place = place.clone()
-    for low, high in zip(lows.split(EAGER), highs.split(EAGER), strict=True):
-        normals(low, high, place)
-        place[3] += low.numel()
+def _words(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower and the upper 32 bits of int64."""
+    return numbers.to(torch.int32), (numbers >> 32).to(torch.int32)
 
 
 def encipher(
@@ -50,14 +57,13 @@ def encipher(
     return x0, x1  # type: ignore[return-value]
 
 
-def pair(x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
+def pair(x0: Tensor, x1: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Two independent standard normals from 64 random bits.
 
     31 bits of the first word are the radius, at most 6.66, and its sign chooses a half of the circle; the
     second word is the angle in it, from -pi / 2 to pi / 2.
     """
-    uniform = ((x0 & 0x7FFFFFFF).to(torch.float32) + 0.5) * 2.0**-31
-    # Constants as literals: others would be arguments of the compiled function, and read for every pair.
-    radius = torch.sqrt(torch.log(uniform) * -2) * ((x0 >> 31) | 1).to(torch.float32)
-    angle = x1.to(torch.float32) * 7.314590396335798e-10  # pi / 2^32
+    uniform = ((x0 & 0x7FFFFFFF).to(dtype) + 0.5) * 2.0**-31
+    radius = torch.sqrt(torch.log(uniform) * -2) * ((x0 >> 31) | 1).to(dtype)
+    angle = x1.to(dtype) * 7.314590396335798e-10  # pi / 2^32
     return radius * torch.cos(angle), radius * torch.sin(angle)

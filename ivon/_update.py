@@ -1,15 +1,14 @@
 """The step: from the gradients of the draws to the new posterior."""
 
 import math
-from collections.abc import Hashable
 
 import torch
 from torch import Tensor
 
-from ivon import _captured, _compiled, _fused, _kernels
+from ivon import _captured, _fused, _kernels, _native
 from ivon._accumulate import Pending
 from ivon._sampling import Block
-from ivon._state import Group, State, has_residuals, kind, state_dtype
+from ivon._state import Group, State, has_residuals, state_dtype
 from ivon._stretches import stretches
 
 CHANGED = ("params", "hess", "momentum", "residuals")  # of the roles: what a step writes
@@ -30,13 +29,13 @@ class Update:
     def from_draw(self, pending: Pending) -> None:
         """The step from a single draw; the products need no memory of their own."""
         whole, grads = pending.read(self._estimator)
-        for chosen in _batches(whole.params, whole.states):
+        for chosen in _batches(whole.states):
             block = whole.part(chosen)
             self._apply(block, [grads[i] for i in chosen], block.kept, weight=None)
 
     def from_sums(self, params: list[Tensor], states: list[State], weight: float) -> None:
         """The step from the sums in the states, of total `weight`; those of the products are consumed."""
-        for chosen in _batches(params, states):
+        for chosen in _batches(states):
             block = Block(self._group, [params[i] for i in chosen], [states[i] for i in chosen], [])
             if not self._capturable and _fused.usable(block.params, block.states):
                 block.drawn = _fused.no_draw(block.params)
@@ -51,9 +50,9 @@ class Update:
             "params": block.local_params(),
             "hess": block.of_states("hess"),
             "momentum": block.of_states("momentum"),
-            "grads": grads,
-            "products": products,
         }
+        native = not self._capturable and _native.usable(*roles.values())
+        roles |= {"grads": grads, "products": products}
         if has_residuals(block.states):
             roles["residuals"] = block.of_states("residual")
         correction = self._count(block)
@@ -61,19 +60,12 @@ class Update:
             pairs = zip(correction, roles["params"], strict=True)
             roles["corrections"] = [b.expand(param.shape) for b, param in pairs]
             correction = 1.0
-        dtype = state_dtype(block.params[0])
-        n = self._numbers(correction, weight or 1.0, dtype)
+        n = self._numbers(correction, weight or 1.0, state_dtype(block.params[0]))
         flags = _kernels.Flags(self._estimator, weight is not None, n.clip < math.inf)
-        compilable = "corrections" not in roles
-        for stretch in stretches(list(roles.values())):
-            o = stretch.operations
-            operands = dict(zip(roles, stretch.operands(), strict=True))
-            operands["grads"] = o.to(operands["grads"], dtype)
-            if not (compilable and stretch.long and _compiled.update(*operands.values(), n=n, flags=flags)):
-                _kernels.update(o, **operands, n=n, flags=flags)
-            for role, name in enumerate(roles):
-                if name in CHANGED:
-                    stretch.put_back(role, operands[name])
+        if native:
+            _native.update(**roles, n=n, flags=flags)
+        else:
+            _apply_in_stretches(roles, n, flags)
 
     def _apply_fused(
         self, block: Block, grads: list[Tensor], products: list[Tensor], weight: float | None
@@ -122,9 +114,20 @@ class Update:
         )
 
 
-def _batches(params: list[Tensor], states: list[State]) -> list[list[int]]:
-    """The numbers of the parameters that are of one kind and have made equally many steps."""
-    batches: dict[Hashable, list[int]] = {}
-    for i, (param, state) in enumerate(zip(params, states, strict=True)):
-        batches.setdefault((kind(param), state["step"]), []).append(i)
+def _apply_in_stretches(roles: dict[str, list[Tensor]], n: _kernels.Numbers, flags: _kernels.Flags) -> None:
+    for stretch in stretches(list(roles.values())):
+        o = stretch.operations
+        operands = dict(zip(roles, stretch.operands(), strict=True))
+        operands["grads"] = o.to(operands["grads"], roles["hess"][0].dtype)
+        _kernels.update(o, **operands, n=n, flags=flags)
+        for role, name in enumerate(roles):
+            if name in CHANGED:
+                stretch.put_back(role, operands[name])
+
+
+def _batches(states: list[State]) -> list[list[int]]:
+    """The numbers of the parameters that have made equally many steps."""
+    batches: dict[int, list[int]] = {}
+    for i, state in enumerate(states):
+        batches.setdefault(state["step"], []).append(i)
     return list(batches.values())

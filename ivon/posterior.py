@@ -110,7 +110,7 @@ class Posterior:
             # The noise of a draw in one piece, and on the CPU, whose numbers are the same for every device.
             noise = torch.empty(len(keys), sum(sizes), dtype=dtype, device="cpu")
             for row, key in zip(noise, keys, strict=True):
-                _noise.fill(row, f"{key} {dtype}", start=0, total=row.numel())
+                _noise.fill(row, f"{key} {dtype}", start=0)
             pieces = noise.to(means[0].device).split(sizes, dim=1)
             for name, mean, piece in zip(names, means, pieces, strict=True):
                 eps = piece.view(len(keys), *mean.shape).to(mean.device)

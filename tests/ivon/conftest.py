@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ivon import _noise, _stretches
+from ivon import _native, _noise, _shards, _stretches
 
 GivenNoise = Callable[[Iterable[list[Tensor]]], None]
 
@@ -20,20 +20,20 @@ def given_noise(monkeypatch: pytest.MonkeyPatch) -> GivenNoise:
     def give(eps: Iterable[list[Tensor]]) -> None:
         remaining: Iterator[list[Tensor]] = iter(eps)
 
-        def fill(out: Tensor, key: str, *, start: int, total: int) -> None:
+        def fill(out: Tensor, key: str, *, start: int) -> None:
             out.copy_(torch.cat([_stretches.in_memory_order(e) for e in next(remaining)]))
 
         monkeypatch.setattr(_noise, "fill", fill)
+        monkeypatch.setattr(_shards.Noise, "starts", lambda self: None)  # so that all of it is filled
 
     return give
 
 
-@pytest.fixture
-def cpp_compiler() -> None:
-    """Skips the test where there is none."""
-    try:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        get_cpp_compiler()
-    except Exception:
-        pytest.skip("no C++ compiler")
+@pytest.fixture(params=["compiled", "eager"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By the functions of _native.c on a CPU, and by PyTorch's operations as where there is no compiler."""
+    if request.param == "eager":
+        monkeypatch.setattr(_native, "library", lambda: None)
+    elif _native.library() is None:
+        pytest.skip("no C compiler")
+    return request.param

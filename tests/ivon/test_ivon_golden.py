@@ -13,6 +13,7 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "trajectories.npz")
 NAMES = sorted({key.split("/")[0] for key in GOLDEN})
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     # The recorded noise has an error of 1e-16 / sigma, about 1e-14; a float32 has 24 bits; steps add up.

@@ -43,6 +43,7 @@ def reference_settings(options):
     )
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_algorithm_1(case, weighted, given_noise):
@@ -86,6 +87,7 @@ def test_reference_spelled_out_for_one_number():
     assert reference.sigma(state, s).item() == pytest.approx((4 * (h + 1)) ** -0.5)
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("kind", ["channels_last", "transposed", "scalar", "empty"])
 def test_memory_layout_does_not_matter(kind, given_noise):
     """The step of an oddly laid out parameter is that of its contiguous copy."""

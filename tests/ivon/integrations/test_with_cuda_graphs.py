@@ -119,7 +119,7 @@ def test_captured_steps_equal_steps_one_by_one(gpu_task):
                 graph.replay()
                 continue
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(_noise, "fill", lambda out, key, start, total: out.normal_())
+                patch.setattr(_noise, "fill", lambda out, key, start: out.normal_())
                 with optimizer.sampled_params(train=True):
                     task.loss(model, batch).backward()
                 optimizer.step()

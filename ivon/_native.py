@@ -1,0 +1,192 @@
+# pyright: reportPrivateImportUsage=false
+"""The functions of _native.c on lists of parameters: how they are compiled, and when they are used.
+
+Compiling takes half a second, once in a process. Where there is no C compiler, PyTorch's operations do the
+same, several times slower.
+"""
+
+import ctypes
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from array import array
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ivon._kernels import Flags, Numbers
+from ivon._stretches import is_dense, laid_out_like
+
+SOURCE = Path(__file__).with_name("_native.c")
+# Without the last two, square roots and comparisons might raise errors, and would be done one by one.
+FLAGS = (
+    *("-O3", "-std=c11", "-shared", "-fPIC", "-pthread"),
+    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+)
+INSTRUCTIONS = {  # those that PyTorch uses on this processor
+    "AVX2": ("-mavx2", "-mfma"),
+    "AVX512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"),
+}
+KINDS = {"price": 0, "gradsq": 1, "ggn": 2}  # of products
+SUMMED = 2
+SHARE = 1 << 19  # entries; a thread for fewer comes too late to help
+PLAIN = {Tensor, nn.Parameter}
+
+
+class _Task(ctypes.Structure):
+    _fields_ = (
+        ("n", ctypes.c_int64),
+        ("threads", ctypes.c_int64),
+        ("sizes", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("tensors", ctypes.c_void_p),
+        ("key", ctypes.c_uint64),
+        *((name, ctypes.c_float) for name in ("noise_scale", *Numbers._fields)),
+    )
+
+
+def usable(*roles: list[Tensor]) -> bool:
+    """Whether the functions can do these parameters: of float32, on a CPU, ordinary, and without gaps.
+
+    `roles[r][i]` is what parameter i has in role r; all must lie alike in memory.
+    """
+    first = roles[0][0]
+    return (
+        first.device.type == "cpu"
+        and first.dtype is torch.float32
+        and PLAIN.issuperset(map(type, roles[0]))
+        and (
+            all(all(map(Tensor.is_contiguous, role)) for role in roles)
+            or all(map(_lie_alike, zip(*roles, strict=True)))
+        )
+        and library() is not None
+    )
+
+
+def _lie_alike(tensors: Sequence[Tensor]) -> bool:
+    first = tensors[0]
+    return is_dense(first) and all(t.stride() == first.stride() for t in tensors)
+
+
+def normals(out: Tensor, key: int, start: int) -> bool:
+    """Fill a flat tensor with the numbers start, start + 1, ... of the key. Whether it was done."""
+    if not usable([out]):
+        return False
+    _call("ivon_normals", [[out]], starts=[start], key=key)
+    return True
+
+
+class Trip:
+    """The way of parameters to a draw and back, whatever signal comes: each step is done whole or not at all.
+
+    `kept` has standard normal noise at first or, if there are `starts`, gets what the key has from there.
+    It has the means while the parameters are at the draw, and afterwards the noise theta - m.
+    """
+
+    def __init__(self, params: list[Tensor], kept: list[Tensor]) -> None:
+        self._roles = [params, kept]
+        self._moved = ctypes.c_int64(0)
+
+    def go(
+        self,
+        hess: list[Tensor],
+        key: int,
+        starts: list[int] | None,
+        *,
+        noise_scale: float,
+        weight_decay: float,
+    ) -> None:
+        """params: m <- theta; kept: m."""
+        numbers = {"noise_scale": noise_scale, "weight_decay": weight_decay}
+        moved = ctypes.byref(self._moved)
+        _call("ivon_draw", [*self._roles, hess], moved, starts=starts, key=key, **numbers)
+        tell_autograd(self._roles[0])
+
+    def back(self) -> None:
+        """params: theta <- m; kept: m <- theta - m; if they are at the draw."""
+        if self._moved:
+            _call("ivon_restore", self._roles, ctypes.byref(self._moved))
+            tell_autograd(self._roles[0])
+
+
+def update(
+    params: list[Tensor],
+    hess: list[Tensor],
+    momentum: list[Tensor],
+    grads: list[Tensor],
+    products: list[Tensor],
+    *,
+    n: Numbers,
+    flags: Flags,
+) -> None:
+    """`_kernels.update`, of products or of noise that is not yet multiplied by gradients."""
+    kind = SUMMED if flags.summed else KINDS[flags.estimator]
+    of_price = flags.estimator == "price"
+    roles = [params, hess, momentum, laid_out_like(hess, grads), laid_out_like(hess, products)]
+    _call("ivon_update", roles, ctypes.c_int64(kind), ctypes.c_int64(of_price), **n._asdict())
+    tell_autograd(params)
+
+
+def _call(
+    function: str,
+    roles: Sequence[list[Tensor]],
+    *arguments: object,
+    starts: list[int] | None = None,
+    key: int = 0,
+    **numbers: float,
+) -> None:
+    sizes = array("q", map(Tensor.numel, roles[0]))
+    places = array("q", starts or ())
+    tensors = array("q", map(Tensor.data_ptr, chain.from_iterable(roles)))
+    task = _Task(
+        n=len(sizes),
+        threads=max(min(torch.get_num_threads(), sum(sizes) // SHARE), 1),
+        sizes=sizes.buffer_info()[0],
+        starts=places.buffer_info()[0] if starts else None,
+        tensors=tensors.buffer_info()[0],
+        key=key,
+        **numbers,
+    )
+    getattr(library(), function)(ctypes.byref(task), *arguments)
+
+
+def tell_autograd(params: list[Tensor]) -> None:
+    """That they were changed in place, so that a backward pass that needs them as they were is an error."""
+    torch.autograd.graph.increment_version([p for p in params if not p.is_inference()])
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None, with a warning, if they cannot be compiled here."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="ivon") as folder:
+            return ctypes.CDLL(str(_compile(Path(folder))))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        reason = said.strip().partition("\n")[0]
+        warnings.warn(f"IVON's step on CPUs is not compiled, and slower for it: {reason}", stacklevel=2)
+        return None
+
+
+def _compile(folder: Path) -> Path:
+    found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not found:
+        raise OSError("there is no C compiler (CC, cc, gcc, clang)")
+    instructions = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
+    compiled = folder / "native.so"
+    subprocess.run(
+        [*shlex.split(found), *FLAGS, *instructions, "-o", str(compiled), str(SOURCE), "-lm"],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return compiled
