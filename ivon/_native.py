@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ivon._kernels import Flags, Numbers
-from ivon._stretches import is_dense, laid_out_like
+from ivon._stretches import laid_out_like, lie_alike
 
 SOURCE = Path(__file__).with_name("_native.c")
 # Without the last two, square roots and comparisons might raise errors, and would be done one by one.
@@ -62,17 +62,9 @@ def usable(*roles: list[Tensor]) -> bool:
         first.device.type == "cpu"
         and first.dtype is torch.float32
         and PLAIN.issuperset(map(type, roles[0]))
-        and (
-            all(all(map(Tensor.is_contiguous, role)) for role in roles)
-            or all(map(_lie_alike, zip(*roles, strict=True)))
-        )
+        and (all(all(map(Tensor.is_contiguous, role)) for role in roles) or all(map(lie_alike, *roles)))
         and library() is not None
     )
-
-
-def _lie_alike(tensors: Sequence[Tensor]) -> bool:
-    first = tensors[0]
-    return is_dense(first) and all(t.stride() == first.stride() for t in tensors)
 
 
 def normals(out: Tensor, key: int, start: int) -> bool:

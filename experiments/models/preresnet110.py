@@ -5,6 +5,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from experiments.models.frn import FilterResponseNorm
+from experiments.models.stride import projection
 
 BLOCKS_PER_STAGE = 18  # depth 6n + 2
 
@@ -20,7 +21,7 @@ class PreActivationBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs:
-            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride)
+            self.shortcut = projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.conv2(self.norm2(self.conv1(self.norm1(x))))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from experiments.models.frn import FilterResponseNorm
 from experiments.models.pool import BlockPool
-from experiments.models.stride import halving_stride
+from experiments.models.stride import halving_stride, projection
 
 BLOCKS_PER_STAGE = 2
 
@@ -24,7 +24,7 @@ class Block(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), FilterResponseNorm(outputs)
+                projection(inputs, outputs, stride, bias=False), FilterResponseNorm(outputs)
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from experiments.models.frn import FilterResponseNorm
+from experiments.models.stride import projection
 
 BLOCKS_PER_STAGE = 3  # depth 6n + 2
 
@@ -20,9 +21,7 @@ class Block(nn.Module):
         self.norm2 = FilterResponseNorm(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride), FilterResponseNorm(outputs)
-            )
+            self.shortcut = nn.Sequential(projection(inputs, outputs, stride), FilterResponseNorm(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.norm2(self.conv2(self.norm1(self.conv1(x))))

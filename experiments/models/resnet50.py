@@ -5,7 +5,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from experiments.models.frn import FilterResponseNorm
-from experiments.models.stride import halving_stride
+from experiments.models.stride import halving_stride, projection
 
 BLOCKS_PER_STAGE = (3, 4, 6, 3)
 EXPANSION = 4
@@ -26,7 +26,7 @@ class Bottleneck(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), FilterResponseNorm(outputs)
+                projection(inputs, outputs, stride, bias=False), FilterResponseNorm(outputs)
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from experiments.models import MODELS
+from experiments.models.stride import projection
 
 # Released code of the paper, counted at 10, 100 and 200 classes; 200 is TinyImageNet with 64 pixels.
 COUNTS = {
@@ -76,3 +77,23 @@ def test_memory_format_does_not_change_the_network(name):
 def test_registry_does_not_import_torch():
     check = "import sys, experiments.models; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("inputs", [1, 3, 7, 8])
+@pytest.mark.parametrize("bias", [True, False])
+def test_projections_of_narrow_maps_are_strided_convolutions(inputs, bias):
+    """Also in the memory format and with the gradients with which PyTorch's own crashes on some CPUs."""
+    shortcut = projection(inputs, 6, 2, bias=bias).to(memory_format=torch.channels_last)
+    x = torch.randn(50, inputs, 9, 9).to(memory_format=torch.channels_last).requires_grad_()
+    y = shortcut(x)
+    y.square().mean().backward()
+    weight = next(shortcut.parameters()).detach().clone().contiguous().requires_grad_()
+    (*_, last) = shortcut.parameters()
+    plain = x.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+    expected = torch.nn.functional.conv2d(plain, weight, last if bias else None, stride=2)
+    expected.square().mean().backward()
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(x.grad, plain.grad)
+    torch.testing.assert_close(
+        next(shortcut.parameters()).grad, weight.grad, rtol=1e-4, atol=1e-6
+    )  # long sums
