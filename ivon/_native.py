@@ -1,12 +1,14 @@
 # pyright: reportPrivateImportUsage=false
 """The functions of _native.c on lists of parameters: how they are compiled, and when they are used.
 
-Compiling takes half a second, once in a process. Where there is no C compiler, PyTorch's operations do the
+Compiling takes half a second, once on a machine. Where there is no C compiler, PyTorch's operations do the
 same, several times slower.
 """
 
 import ctypes
+import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -14,6 +16,7 @@ import tempfile
 import warnings
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -158,8 +161,8 @@ def tell_autograd(params: list[Tensor]) -> None:
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None, with a warning, if they cannot be compiled here."""
     try:
-        with tempfile.TemporaryDirectory(prefix="ivon") as folder:
-            return ctypes.CDLL(str(_compile(Path(folder))))
+        with tempfile.TemporaryDirectory(prefix="ivon-") as scratch:
+            return _load(Path(scratch))
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         reason = said.strip().partition("\n")[0]
@@ -167,18 +170,38 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def _compile(folder: Path) -> Path:
+def _load(scratch: Path) -> ctypes.CDLL:
+    """The functions from the user's cache; otherwise they are compiled, and put there if that is possible."""
     found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not found:
         raise OSError("there is no C compiler (CC, cc, gcc, clang)")
     instructions = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
-    compiled = folder / "native.so"
+    command = [*shlex.split(found), *FLAGS, *instructions]
+    # A home may be shared by machines of different kinds.
+    depends_on = repr((SOURCE.read_bytes(), command, platform.machine(), platform.libc_ver()))
+    name = f"native-{hashlib.sha256(depends_on.encode()).hexdigest()[:16]}.so"
+    kept = _cache_folder(scratch) / name
+    with suppress(OSError):  # it is not there, or of no use
+        return ctypes.CDLL(str(kept))
+    compiled = scratch / name
     subprocess.run(
-        [*shlex.split(found), *FLAGS, *instructions, "-o", str(compiled), str(SOURCE), "-lm"],
+        [*command, "-o", str(compiled), str(SOURCE), "-lm"],
         check=True,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    return compiled
+    library = ctypes.CDLL(str(compiled))
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as beside:
+            os.replace(shutil.copy(compiled, beside), kept)  # whole, or not at all
+    return library
+
+
+def _cache_folder(otherwise: Path) -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ivon"
+    except RuntimeError:  # the user has no home
+        return otherwise

@@ -185,8 +185,9 @@ def test_a_backward_pass_through_other_weights_is_an_error(path):
         ("", "there is no C compiler"),
     ],
 )
-def test_failure_to_compile_is_said_once_and_costs_only_time(monkeypatch, compiler, said):
+def test_failure_to_compile_is_said_once_and_costs_only_time(monkeypatch, tmp_path, compiler, said):
     usual = train()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", compiler)
     monkeypatch.setattr(_native.shutil, "which", lambda name: None)
     _native.library.cache_clear()
@@ -198,6 +199,48 @@ def test_failure_to_compile_is_said_once_and_costs_only_time(monkeypatch, compil
     assert len(warned) == 1
     for found in twice:
         assert_close(found, usual, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def fresh_library():
+    """As in a process that has not compiled yet."""
+    _native.library.cache_clear()
+    yield
+    _native.library.cache_clear()
+
+
+def test_what_was_compiled_is_kept_for_other_processes(monkeypatch, tmp_path, compiled, fresh_library):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert _native.library() is not None
+    (kept,) = (tmp_path / "ivon").iterdir()
+    written = kept.stat().st_mtime_ns
+    _native.library.cache_clear()
+    assert _native.library() is not None
+    assert [kept] == list((tmp_path / "ivon").iterdir()) and kept.stat().st_mtime_ns == written
+    _native.library.cache_clear()
+    monkeypatch.setattr(_native, "FLAGS", (*_native.FLAGS, "-g0"))  # as a new version of ours might
+    assert _native.library() is not None
+    assert len(list((tmp_path / "ivon").iterdir())) == 2
+
+
+def test_a_damaged_file_is_replaced(monkeypatch, tmp_path, compiled, fresh_library):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "whole"))
+    assert _native.library() is not None
+    (whole,) = (tmp_path / "whole" / "ivon").iterdir()
+    damaged = tmp_path / "ivon" / whole.name
+    damaged.parent.mkdir()
+    damaged.write_bytes(whole.read_bytes()[:1000])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _native.library.cache_clear()
+    assert _native.library() is not None
+    assert damaged.stat().st_size == whole.stat().st_size
+
+
+def test_compiled_without_a_place_to_keep_it(monkeypatch, tmp_path, compiled, fresh_library):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert _native.library() is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_other_parameters_take_other_ways(monkeypatch, compiled):
