@@ -179,11 +179,11 @@ def _load(scratch: Path) -> ctypes.CDLL:
     command = [*shlex.split(found), *FLAGS, *instructions]
     # A home may be shared by machines of different kinds.
     depends_on = repr((SOURCE.read_bytes(), command, platform.machine(), platform.libc_ver()))
-    name = f"native-{hashlib.sha256(depends_on.encode()).hexdigest()[:16]}.so"
-    kept = _cache_folder(scratch) / name
-    with suppress(OSError):  # it is not there, or of no use
-        return ctypes.CDLL(str(kept))
-    compiled = scratch / name
+    name, folder = f"native-{_digest(depends_on.encode())}", _cache_folder(scratch)
+    for kept in folder.glob(f"{name}-*.so"):
+        if kept.name == f"{name}-{_digest(kept.read_bytes())}.so":  # a damaged one would end the process
+            return ctypes.CDLL(str(kept))
+    compiled = scratch / "native.so"
     subprocess.run(
         [*command, "-o", str(compiled), str(SOURCE), "-lm"],
         check=True,
@@ -192,12 +192,16 @@ def _load(scratch: Path) -> ctypes.CDLL:
         text=True,
         timeout=120,
     )
-    library = ctypes.CDLL(str(compiled))
     with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as beside:
-            os.replace(shutil.copy(compiled, beside), kept)  # whole, or not at all
-    return library
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        kept = folder / f"{name}-{_digest(compiled.read_bytes())}.so"
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            os.replace(shutil.copy(compiled, beside), kept)
+    return ctypes.CDLL(str(compiled))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _cache_folder(otherwise: Path) -> Path:

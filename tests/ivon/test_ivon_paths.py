@@ -232,8 +232,8 @@ def test_a_damaged_file_is_replaced(monkeypatch, tmp_path, compiled, fresh_libra
     damaged.write_bytes(whole.read_bytes()[:1000])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     _native.library.cache_clear()
-    assert _native.library() is not None
-    assert damaged.stat().st_size == whole.stat().st_size
+    assert _native.library() is not None  # and this process lives on
+    assert damaged.read_bytes() == whole.read_bytes()
 
 
 def test_compiled_without_a_place_to_keep_it(monkeypatch, tmp_path, compiled, fresh_library):
