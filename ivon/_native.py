@@ -60,10 +60,8 @@ def usable(*roles: list[Tensor]) -> bool:
 
     `roles[r][i]` is what parameter i has in role r; all must lie alike in memory.
     """
-    first = roles[0][0]
     return (
-        first.device.type == "cpu"
-        and first.dtype is torch.float32
+        all(t.is_cpu and t.dtype is torch.float32 for t in chain.from_iterable(roles))
         and PLAIN.issuperset(map(type, roles[0]))
         and (all(all(map(Tensor.is_contiguous, role)) for role in roles) or all(map(lie_alike, *roles)))
         and library() is not None

@@ -1,6 +1,7 @@
 """The step: from the gradients of the draws to the new posterior."""
 
 import math
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from ivon import _captured, _fused, _kernels, _native
 from ivon._accumulate import Pending
 from ivon._sampling import Block
-from ivon._state import Group, State, has_residuals, state_dtype
+from ivon._state import Group, State, has_residuals, kind, state_dtype
 from ivon._stretches import stretches
 
 CHANGED = ("params", "hess", "momentum", "residuals")  # of the roles: what a step writes
@@ -29,13 +30,13 @@ class Update:
     def from_draw(self, pending: Pending) -> None:
         """The step from a single draw; the products need no memory of their own."""
         whole, grads = pending.read(self._estimator)
-        for chosen in _batches(whole.states):
+        for chosen in _batches(whole.params, whole.states):
             block = whole.part(chosen)
             self._apply(block, [grads[i] for i in chosen], block.kept, weight=None)
 
     def from_sums(self, params: list[Tensor], states: list[State], weight: float) -> None:
         """The step from the sums in the states, of total `weight`; those of the products are consumed."""
-        for chosen in _batches(states):
+        for chosen in _batches(params, states):
             block = Block(self._group, [params[i] for i in chosen], [states[i] for i in chosen], [])
             if not self._capturable and _fused.usable(block.params, block.states):
                 block.drawn = _fused.no_draw(block.params)
@@ -125,9 +126,9 @@ def _apply_in_stretches(roles: dict[str, list[Tensor]], n: _kernels.Numbers, fla
                 stretch.put_back(role, operands[name])
 
 
-def _batches(states: list[State]) -> list[list[int]]:
-    """The numbers of the parameters that have made equally many steps."""
-    batches: dict[int, list[int]] = {}
-    for i, state in enumerate(states):
-        batches.setdefault(state["step"], []).append(i)
+def _batches(params: list[Tensor], states: list[State]) -> list[list[int]]:
+    """The numbers of the parameters that are of one kind and have made equally many steps."""
+    batches: dict[Hashable, list[int]] = {}
+    for i, (param, state) in enumerate(zip(params, states, strict=True)):
+        batches.setdefault((kind(param), state["step"]), []).append(i)
     return list(batches.values())

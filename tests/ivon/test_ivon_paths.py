@@ -152,6 +152,26 @@ def test_compiled_steps_of_parameters_that_differ_in_layout_or_steps(monkeypatch
     assert_close(found, run(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("path")
+def test_dtypes_in_one_group_are_those_in_groups_of_their_own():
+    """Also with several draws in a step, whose sums are of all dtypes."""
+
+    def run(separately):
+        dtypes = (torch.float32, torch.bfloat16, torch.float64)
+        params = [nn.Parameter(torch.linspace(1, 2, 50).to(dtype)) for dtype in dtypes]
+        optimizer = IVON([{"params": [p]} for p in params] if separately else params, lr=0.1, ess=10.0)
+        optimizer.seed(1)
+        for step in range(4):
+            for _ in range(1 + step % 2):
+                with optimizer.sampled_params(train=True):
+                    for p in params:
+                        p.grad = torch.sin(p.detach())
+            optimizer.step()
+        return [p.detach() for p in params] + [optimizer.state[p]["hess"] for p in params]
+
+    assert_close(run(separately=False), run(separately=True), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_change_no_bit(monkeypatch, compiled, threads):
     usual = train()
