@@ -3,6 +3,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -25,7 +28,7 @@ class Pending:
     def now(self) -> list[Tensor | None]:
         """The gradients as they are, perhaps clipped or unscaled; as they were, where they are removed."""
         pairs = zip(self.block.params, self.left, strict=True)
-        return [left if param.grad is None else param.grad for param, left in pairs]
+        return [left if (grad := param.grad) is None else grad for param, left in pairs]
 
     def changed(self) -> bool:
         """Whether any gradient was changed or replaced since the context was left."""
@@ -35,9 +38,9 @@ class Pending:
     def read(self, estimator: str) -> tuple[Block, list[Tensor]]:
         """The part of the block that has gradients, and they: what this process holds of each."""
         now = self.now()
-        used = [i for i, grad in enumerate(now) if grad is not None]
-        grads = [_dense(grad) for grad in now if grad is not None]
-        block = self.block.part(used)
+        grads = [grad for grad in now if grad is not None]
+        _check_dense(grads)
+        block = self.block.part([i for i, grad in enumerate(now) if grad is not None])
         if estimator == "ggn":
             for param, kept in zip(block.params, block.kept, strict=True):
                 kept.copy_(_shards.local(squares_of(param)))
@@ -58,9 +61,12 @@ class Draws:
     _captured: bool = False  # whether they are in a CUDA graph
     # Whether gradients were changed after their context, for each block of parameters.
     _changes: dict[int, set[bool]] = field(default_factory=dict)
-    _known: dict[int, tuple[int, int]] = field(
-        default_factory=dict
-    )  # by parameter: gradients not to be missed
+    # By the parameter's id: gradients not to be missed, and their versions. An id of a gradient would not
+    # do, as the next one may have it.
+    _known: dict[int, tuple["ref[Tensor]", int]] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_known": {}}  # copies of parameters come without gradients
 
     def leave(self, blocks: list[Block], weight: float) -> None:
         """Note a draw whose gradients are in `p.grad` from now on."""
@@ -94,8 +100,7 @@ class Draws:
             grad = param.grad
             if grad is None:
                 continue
-            known = self._known.get(id(param)) == (id(grad), _version(grad))
-            if not known and _shards.local(_dense(grad)).count_nonzero():
+            if not self._knows(param, grad) and _any_nonzero(grad):
                 raise RuntimeError(
                     "a parameter has a gradient from outside of sampled_params(train=True): compute all "
                     "gradients of a step within it, or call zero_grad() to drop them"
@@ -106,8 +111,12 @@ class Draws:
 
     def remember_gradients(self, params: list[Tensor]) -> None:
         """Those that parameters have now have been used, or are not wanted."""
-        pairs = [(id(param), param.grad) for param in params]
-        self._known = {key: (id(grad), grad._version) for key, grad in pairs if grad is not None}
+        pairs = [(id(param), grad) for param in params if (grad := param.grad) is not None]
+        self._known = {key: (ref(grad), grad._version) for key, grad in pairs}
+
+    def _knows(self, param: Tensor, grad: Tensor) -> bool:
+        known = self._known.get(id(param))
+        return known is not None and known[0]() is grad and known[1] == grad._version
 
     def take_single(self) -> list[Pending] | None:
         """The draw of a step that has only one, of weight 1: it needs no sums. None otherwise."""
@@ -141,14 +150,15 @@ class Draws:
     @torch.no_grad()
     def read_pending(self, hess_approx: str) -> None:
         """Read the gradients of the last draw into sums of our own: others may overwrite or zero theirs."""
-        pending = self._pending or []
+        pending = self._pending
+        if not pending:
+            return
         self.add_pending(hess_approx)
         for part in pending:
             for state, grad in zip(part.block.states, part.now(), strict=True):
                 if grad is not None and state["grad_sum"] is _shards.local(grad):
                     state["grad_sum"] = state["grad_sum"].clone()
-        if pending:
-            self.remember_gradients([param for part in pending for param in part.block.params])
+        self.remember_gradients([param for part in pending for param in part.block.params])
 
     def forget(self, states: Iterable[State]) -> None:
         """Start anew: nothing drawn, nothing summed."""
@@ -173,10 +183,14 @@ def squares_of(param: Tensor) -> Tensor:
     return squares
 
 
-def _dense(grad: Tensor) -> Tensor:
-    if grad.layout is not torch.strided:
-        raise RuntimeError(f"IVON needs dense gradients, got {grad.layout}; e.g. nn.Embedding(sparse=False)")
-    return grad
+def _check_dense(grads: list[Tensor]) -> None:
+    for layout in set(map(attrgetter("layout"), grads)) - {torch.strided}:
+        raise RuntimeError(f"IVON needs dense gradients, got {layout}; e.g. nn.Embedding(sparse=False)")
+
+
+def _any_nonzero(grad: Tensor) -> bool:
+    _check_dense([grad])
+    return bool(_shards.local(grad).count_nonzero())
 
 
 def _add(block: Block, grads: list[Tensor], weight: float, hess_approx: str) -> None:

@@ -15,10 +15,10 @@ import subprocess
 import tempfile
 import warnings
 from array import array
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -41,6 +41,9 @@ KINDS = {"price": 0, "gradsq": 1, "ggn": 2}  # of products
 SUMMED = 2
 SHARE = 1 << 19  # entries; a thread for fewer comes too late to help
 PLAIN = {Tensor, nn.Parameter}
+DTYPE, IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
+
+Integers = array  # of 64 bits
 
 
 class _Task(ctypes.Structure):
@@ -61,7 +64,8 @@ def usable(*roles: list[Tensor]) -> bool:
     `roles[r][i]` is what parameter i has in role r; all must lie alike in memory.
     """
     return (
-        all(t.is_cpu and t.dtype is torch.float32 for t in chain.from_iterable(roles))
+        set(map(DTYPE, chain.from_iterable(roles))) == {torch.float32}
+        and all(map(IS_CPU, chain.from_iterable(roles)))
         and PLAIN.issuperset(map(type, roles[0]))
         and (all(all(map(Tensor.is_contiguous, role)) for role in roles) or all(map(lie_alike, *roles)))
         and library() is not None
@@ -72,41 +76,52 @@ def normals(out: Tensor, key: int, start: int) -> bool:
     """Fill a flat tensor with the numbers start, start + 1, ... of the key. Whether it was done."""
     if not usable([out]):
         return False
-    _call("ivon_normals", [[out]], starts=[start], key=key)
+    _call("ivon_normals", _sizes([out]), _addresses([out]), starts=array("q", [start]), key=key)
     return True
 
 
 class Trip:
     """The way of parameters to a draw and back, whatever signal comes: each step is done whole or not at all.
 
-    `kept` has standard normal noise at first or, if there are `starts`, gets what the key has from there.
-    It has the means while the parameters are at the draw, and afterwards the noise theta - m.
+    `kept`, a flat tensor with room for all, has standard normal noise at first or, with `made_here`, gets
+    what the key has. It has the means while the parameters are at the draw, and afterwards theta - m.
     """
 
-    def __init__(self, params: list[Tensor], kept: list[Tensor]) -> None:
-        self._roles = [params, kept]
+    def __init__(self, params: list[Tensor], kept: Tensor) -> None:
+        self._params, self._kept = params, kept
+        self.sizes = _sizes(params)
+        self._begin = array("q", accumulate(self.sizes[:-1], initial=0))
+        self._addresses = _addresses(params)
+        begin = kept.data_ptr()
+        self.places = array("q", [begin + 4 * entry for entry in self._begin])  # addresses within `kept`
         self._moved = ctypes.c_int64(0)
 
     def go(
-        self,
-        hess: list[Tensor],
-        key: int,
-        starts: list[int] | None,
-        *,
-        noise_scale: float,
-        weight_decay: float,
+        self, hess: list[Tensor], key: int, *, made_here: bool, noise_scale: float, weight_decay: float
     ) -> None:
         """params: m <- theta; kept: m."""
+        addresses = self._addresses + self.places + _addresses(hess)
+        starts = self._begin if made_here else None
         numbers = {"noise_scale": noise_scale, "weight_decay": weight_decay}
         moved = ctypes.byref(self._moved)
-        _call("ivon_draw", [*self._roles, hess], moved, starts=starts, key=key, **numbers)
-        tell_autograd(self._roles[0])
+        _call("ivon_draw", self.sizes, addresses, moved, starts=starts, key=key, **numbers)
+        tell_autograd(self._params)
+
+    def is_away(self) -> bool:
+        """Whether the parameters are at the draw."""
+        return bool(self._moved)
+
+    def is_open(self) -> bool:
+        """Whether the parameters are where they were at the draw: not moved nor converted since."""
+        return _addresses(self._params) == self._addresses and set(map(DTYPE, self._params)) == {
+            torch.float32
+        }
 
     def back(self) -> None:
         """params: theta <- m; kept: m <- theta - m; if they are at the draw."""
-        if self._moved:
-            _call("ivon_restore", self._roles, ctypes.byref(self._moved))
-            tell_autograd(self._roles[0])
+        if self.is_away():
+            _call("ivon_restore", self.sizes, self._addresses + self.places, ctypes.byref(self._moved))
+            tell_autograd(self._params)
 
 
 def update(
@@ -114,45 +129,62 @@ def update(
     hess: list[Tensor],
     momentum: list[Tensor],
     grads: list[Tensor],
-    products: list[Tensor],
+    products: list[Tensor] | Trip,
     *,
     n: Numbers,
     flags: Flags,
 ) -> None:
-    """`_kernels.update`, of products or of noise that is not yet multiplied by gradients."""
-    kind = SUMMED if flags.summed else KINDS[flags.estimator]
+    """`_kernels.update`, of products or of noise, such as a trip's, not yet multiplied by gradients."""
+    kind_of_products = SUMMED if flags.summed else KINDS[flags.estimator]
     of_price = flags.estimator == "price"
-    roles = [params, hess, momentum, laid_out_like(hess, grads), laid_out_like(hess, products)]
-    _call("ivon_update", roles, ctypes.c_int64(kind), ctypes.c_int64(of_price), **n._asdict())
+    grads = laid_out_like(hess, grads)
+    addresses = _addresses(params, hess, momentum, grads)
+    if isinstance(products, Trip):
+        sizes = products.sizes
+        addresses += products.places
+    else:
+        sizes = _sizes(params)
+        products = laid_out_like(hess, products)
+        addresses += _addresses(products)
+    arguments = ctypes.c_int64(kind_of_products), ctypes.c_int64(of_price)
+    _call("ivon_update", sizes, addresses, *arguments, **n._asdict())
     tell_autograd(params)
 
 
 def _call(
     function: str,
-    roles: Sequence[list[Tensor]],
+    sizes: Integers,
+    addresses: Integers,
     *arguments: object,
-    starts: list[int] | None = None,
+    starts: Integers | None = None,
     key: int = 0,
     **numbers: float,
 ) -> None:
-    sizes = array("q", map(Tensor.numel, roles[0]))
-    places = array("q", starts or ())
-    tensors = array("q", map(Tensor.data_ptr, chain.from_iterable(roles)))
     task = _Task(
         n=len(sizes),
         threads=max(min(torch.get_num_threads(), sum(sizes) // SHARE), 1),
         sizes=sizes.buffer_info()[0],
-        starts=places.buffer_info()[0] if starts else None,
-        tensors=tensors.buffer_info()[0],
+        starts=starts.buffer_info()[0] if starts else None,
+        tensors=addresses.buffer_info()[0],
         key=key,
         **numbers,
     )
     getattr(library(), function)(ctypes.byref(task), *arguments)
 
 
+def _sizes(tensors: list[Tensor]) -> Integers:
+    return array("q", map(Tensor.numel, tensors))
+
+
+def _addresses(*roles: list[Tensor]) -> Integers:
+    return array("q", map(Tensor.data_ptr, chain.from_iterable(roles)))
+
+
 def tell_autograd(params: list[Tensor]) -> None:
     """That they were changed in place, so that a backward pass that needs them as they were is an error."""
-    torch.autograd.graph.increment_version([p for p in params if not p.is_inference()])
+    if any(map(Tensor.is_inference, params)):
+        params = [p for p in params if not p.is_inference()]
+    torch.autograd.graph.increment_version(params)
 
 
 @cache

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,12 +30,31 @@ class Block:
     group: Group
     params: list[Tensor]
     states: list[State]
-    kept: list[Tensor]  # shaped like the local parts of the parameters, in the dtype of the states
+    flat: Tensor | None = None  # the memory of `kept`
     drawn: _fused.Draw | None = None
-    noise: _shards.Noise | _captured.Noise | None = None  # what fills `kept`, as long as it is needed
+    source: _shards.Noise | _captured.Noise | None = None  # of the noise in `kept`, as long as it is needed
     # What is at the draw, whatever interrupts us.
     _trip: _native.Trip | None = None
     _moved: list[Stretch] = field(default_factory=list)
+
+    @cached_property
+    def kept(self) -> list[Tensor]:
+        """Shaped and laid out like the local parts of the parameters at the draw, in the dtype of states.
+
+        For what is done in C nobody asks for it: views take as long as all the rest there for a small tensor.
+        """
+        if self.flat is None:
+            return []
+        alike = self.local_params() if self._trip is None else self.of_states("hess")
+        views = list(_unflatten_dense_tensors(self.flat, alike))
+        for i, tensor in enumerate(alike):
+            if not tensor.is_contiguous() and is_dense(tensor):
+                views[i] = views[i].as_strided(tensor.shape, tensor.stride())
+        return views
+
+    def noise(self) -> list[Tensor] | _native.Trip:
+        """The noise of a draw that is over: `kept`, or what _native.py has made and left."""
+        return self._trip or self.kept
 
     def local_params(self) -> list[Tensor]:
         """What this process holds of the parameters."""
@@ -49,9 +69,12 @@ class Block:
         if len(chosen) == len(self.params):
             return self
         params, states = [self.params[i] for i in chosen], [self.states[i] for i in chosen]
+        part = Block(self.group, params, states)
         if self.drawn is not None:
-            return Block(self.group, params, states, [], self.drawn.part(chosen))
-        return Block(self.group, params, states, [self.kept[i] for i in chosen])
+            part.drawn = self.drawn.part(chosen)
+        else:
+            part.kept = [self.kept[i] for i in chosen]
+        return part
 
     def displace(self) -> None:
         """Move the parameters, in place, from the mean to the draw; once."""
@@ -59,22 +82,22 @@ class Block:
             _fused.draw(self.drawn, self.params, self.kept, self.of_states("hess"), **self.numbers())
             self._moved.append(Stretch([self.params, self.kept], LISTS))
             return
-        noise, self.noise = self.noise, None
-        assert noise is not None
+        source, self.source = self.source, None
+        assert source is not None
         params, hess, numbers = self.local_params(), self.of_states("hess"), self.numbers()
-        if isinstance(noise, _shards.Noise) and _native.usable(params, self.kept, hess):
-            starts = noise.starts()
-            if starts is None:
-                noise.reach(self.kept)
-            self._trip = _native.Trip(params, self.kept)
-            self._trip.go(hess, seed_of(noise.key), starts, **numbers)
+        if self.flat is not None and isinstance(source, _shards.Noise) and _native.usable(params, hess):
+            whole = source.is_of_whole_parameters()
+            if not whole:
+                source.reach(self.kept)
+            self._trip = _native.Trip(params, self.flat)
+            self._trip.go(hess, seed_of(source.key), made_here=whole, **numbers)
             return
         roles = [params, self.kept]
         if has_residuals(self.states):
-            self.noise = noise.again()
+            self.source = source.again()
             roles.append(self.of_states("residual"))
         for stretch in stretches([*roles, hess]):
-            noise.reach(stretch.tensors[1])
+            source.reach(stretch.tensors[1])
             o, (means, kept, *residuals, hessians) = stretch.operations, stretch.operands()
             theta = _kernels.draw(o, hessians, means, kept, *residuals, **numbers)
             o.copy_(kept, means)
@@ -84,8 +107,7 @@ class Block:
 
     def restore(self) -> None:
         """Move the parameters back, to the bits that they had."""
-        if self._trip is not None:
-            self._trip.back()
+        if self._goes_back_in_c():
             return
         while self._moved:
             params, kept = self._moved[-1].tensors
@@ -102,8 +124,7 @@ class Block:
             self.restore()
             self._make_noise_again()
             return
-        if self._trip is not None:
-            self._trip.back()
+        if self._goes_back_in_c():
             return
         while self._moved:
             stretch = self._moved[-1]
@@ -114,11 +135,23 @@ class Block:
             o.copy_(kept, noise)
             stretch.put_back(1, kept)
 
+    def _goes_back_in_c(self) -> bool:
+        """Whether that was the way of the draw; the way back for parameters converted since is another."""
+        if self._trip is None:
+            return False
+        if self._trip.is_open():
+            self._trip.back()
+            return True
+        if self._trip.is_away() and not self._moved:
+            self._moved.append(Stretch([self.local_params(), self.kept], LISTS))
+        self._trip = None
+        return False
+
     def _make_noise_again(self) -> None:
-        noise, self.noise = self.noise, None
-        assert noise is not None
+        source, self.source = self.source, None
+        assert source is not None
         for stretch in stretches([self.kept, self.of_states("hess")]):
-            noise.reach(stretch.tensors[0])
+            source.reach(stretch.tensors[0])
             o, (kept, hess) = stretch.operations, stretch.operands()
             o.copy_(kept, _kernels.noise(o, hess, kept, **self.numbers()))
             stretch.put_back(0, kept)
@@ -143,13 +176,10 @@ def new_block(
     It is a function of `key`; without one, for a CUDA graph, it is another one each time.
     """
     if fused and key is not None and _fused.usable(params, states):
-        kept = [torch.empty_like(p, requires_grad=False) for p in params]
-        return Block(group, params, states, kept, _fused.new_draw(params, key))
-    parts = _shards.locals_of(params)
-    flat = torch.empty(sum(p.numel() for p in parts), dtype=state_dtype(params[0]), device=params[0].device)
-    kept = list(_unflatten_dense_tensors(flat, parts))
-    for i, part in enumerate(parts):
-        if not part.is_contiguous() and is_dense(part):
-            kept[i] = kept[i].as_strided(part.shape, part.stride())
-    noise = _captured.Noise(flat) if key is None else _shards.Noise(flat, params, key)
-    return Block(group, params, states, kept, noise=noise)
+        block = Block(group, params, states, drawn=_fused.new_draw(params, key))
+        block.kept = [torch.empty_like(p, requires_grad=False) for p in params]
+        return block
+    size = sum(map(Tensor.numel, _shards.locals_of(params)))
+    flat = torch.empty(size, dtype=state_dtype(params[0]), device=params[0].device)
+    source = _captured.Noise(flat) if key is None else _shards.Noise(flat, params, key)
+    return Block(group, params, states, flat, source=source)

@@ -3,7 +3,6 @@
 import math
 import sys
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -50,11 +49,9 @@ class Noise:
         """The same numbers, to be made once more in the same place."""
         return Noise(self.out, self.params, self.key)
 
-    def starts(self) -> list[int] | None:
-        """Where those of each parameter begin in the numbers of the key; None for parts of parameters."""
-        if any_sharded(self.params):
-            return None
-        return list(accumulate(map(Tensor.numel, self.params[:-1]), initial=0))
+    def is_of_whole_parameters(self) -> bool:
+        """Whether its numbers are those of the key from the first on, without gaps."""
+        return not any_sharded(self.params)
 
     def reach(self, parts: list[Tensor]) -> None:
         """Make the numbers of these parts of `out`, those before, and perhaps more.

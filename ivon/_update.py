@@ -30,20 +30,22 @@ class Update:
     def from_draw(self, pending: Pending) -> None:
         """The step from a single draw; the products need no memory of their own."""
         whole, grads = pending.read(self._estimator)
-        for chosen in _batches(whole.params, whole.states):
+        for chosen in _batches(whole.states):
             block = whole.part(chosen)
-            self._apply(block, [grads[i] for i in chosen], block.kept, weight=None)
+            self._apply(block, grads if block is whole else [grads[i] for i in chosen], None, weight=None)
 
     def from_sums(self, params: list[Tensor], states: list[State], weight: float) -> None:
         """The step from the sums in the states, of total `weight`; those of the products are consumed."""
-        for chosen in _batches(params, states):
-            block = Block(self._group, [params[i] for i in chosen], [states[i] for i in chosen], [])
+        for chosen in _batches(states, params):
+            block = Block(self._group, [params[i] for i in chosen], [states[i] for i in chosen])
             if not self._capturable and _fused.usable(block.params, block.states):
                 block.drawn = _fused.no_draw(block.params)
             self._apply(block, block.of_states("grad_sum"), block.of_states("product_sum"), weight)
 
-    def _apply(self, block: Block, grads: list[Tensor], products: list[Tensor], weight: float | None) -> None:
-        """For parameters of one kind with equally many steps. Without a weight `products` is the noise."""
+    def _apply(
+        self, block: Block, grads: list[Tensor], products: list[Tensor] | None, weight: float | None
+    ) -> None:
+        """For parameters of one kind with equally many steps; from the block's noise, or of total weight."""
         if block.drawn is not None:
             self._apply_fused(block, grads, products, weight)
             return
@@ -53,7 +55,7 @@ class Update:
             "momentum": block.of_states("momentum"),
         }
         native = not self._capturable and _native.usable(*roles.values())
-        roles |= {"grads": grads, "products": products}
+        roles["grads"] = grads
         if has_residuals(block.states):
             roles["residuals"] = block.of_states("residual")
         correction = self._count(block)
@@ -64,12 +66,13 @@ class Update:
         n = self._numbers(correction, weight or 1.0, state_dtype(block.params[0]))
         flags = _kernels.Flags(self._estimator, weight is not None, n.clip < math.inf)
         if native:
-            _native.update(**roles, n=n, flags=flags)
+            _native.update(**roles, products=products or block.noise(), n=n, flags=flags)
         else:
+            roles["products"] = products or block.kept
             _apply_in_stretches(roles, n, flags)
 
     def _apply_fused(
-        self, block: Block, grads: list[Tensor], products: list[Tensor], weight: float | None
+        self, block: Block, grads: list[Tensor], products: list[Tensor] | None, weight: float | None
     ) -> None:
         assert block.drawn is not None
         correction = self._count(block)
@@ -81,7 +84,7 @@ class Update:
             block.of_states("hess"),
             block.of_states("momentum"),
             grads,
-            products,
+            products or [],
             noise_scale=block.numbers()["noise_scale"],
             n=n,
             flags=_kernels.Flags(self._estimator, weight is not None, n.clip < math.inf),
@@ -126,9 +129,13 @@ def _apply_in_stretches(roles: dict[str, list[Tensor]], n: _kernels.Numbers, fla
                 stretch.put_back(role, operands[name])
 
 
-def _batches(params: list[Tensor], states: list[State]) -> list[list[int]]:
-    """The numbers of the parameters that are of one kind and have made equally many steps."""
+def _batches(states: list[State], params: list[Tensor] | None = None) -> list[list[int]]:
+    """The numbers of the parameters that have made equally many steps; with `params` also are of one kind."""
+    steps = [state["step"] for state in states]
+    keys = steps if params is None else list(zip(steps, map(kind, params), strict=True))
+    if len(set(keys)) == 1:
+        return [list(range(len(keys)))]
     batches: dict[Hashable, list[int]] = {}
-    for i, (param, state) in enumerate(zip(params, states, strict=True)):
-        batches.setdefault((kind(param), state["step"]), []).append(i)
+    for i, key in enumerate(keys):
+        batches.setdefault(key, []).append(i)
     return list(batches.values())

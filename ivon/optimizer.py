@@ -143,7 +143,8 @@ class IVON(Optimizer):
             yield
             self._leave(blocks, train, weight)
         finally:
-            self._restore(blocks, train)
+            if self._active:
+                self._restore(blocks, train)
 
     @_disable_dynamo
     @torch.no_grad()
@@ -181,16 +182,20 @@ class IVON(Optimizer):
             block.restore_and_keep_noise() if train else block.restore()
         if train:
             self._draws.leave(blocks, float(weight))
+        self._end(train)
 
     @_disable_dynamo
     @torch.no_grad()
     def _restore(self, blocks: list[_sampling.Block], train: bool) -> None:
         for block in blocks:
             block.restore()  # what an exception has left at the draw
+        self._end(train)
+
+    def _end(self, train: bool) -> None:
         torch.clear_autocast_cache()
-        self._active = False
         if train:
             self._draws.remember_gradients(self._trainable())
+        self._active = False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -232,7 +237,7 @@ class IVON(Optimizer):
         if not self._active:
             self._read_pending()
         super().zero_grad(set_to_none)
-        self._draws.remember_gradients(self._trainable())
+        self._draws.remember_gradients([] if set_to_none else self._trainable())
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint, also between the draws of a step; reads the gradients of the last draw.

@@ -24,7 +24,8 @@ def given_noise(monkeypatch: pytest.MonkeyPatch) -> GivenNoise:
             out.copy_(torch.cat([_stretches.in_memory_order(e) for e in next(remaining)]))
 
         monkeypatch.setattr(_noise, "fill", fill)
-        monkeypatch.setattr(_shards.Noise, "starts", lambda self: None)  # so that all of it is filled
+        # So that all of it is filled.
+        monkeypatch.setattr(_shards.Noise, "is_of_whole_parameters", lambda self: False)
 
     return give
 

@@ -45,6 +45,27 @@ def test_weights_are_bit_identical_after_the_context(dtype, train):
     assert same(before, params)
 
 
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(
+    "conversion", [torch.float64, torch.bfloat16, torch.float32, torch.channels_last], ids=str
+)
+def test_a_model_converted_within_the_context_has_the_means_after_it(conversion, train):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 2))
+    params = list(model.parameters())
+    optimizer = IVON(params, lr=0.1, ess=10.0)
+    before = snapshot(params)
+    with optimizer.sampled_params(train=train):
+        if isinstance(conversion, torch.memory_format):
+            model.to(memory_format=conversion)
+        else:
+            model.half().to(conversion)
+    assert same([b.to(p.dtype) for b, p in zip(before, params, strict=True)], params)
+    if not train:
+        train_step(optimizer, params)
+        assert all(p.isfinite().all() for p in params)
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_weights_are_restored_and_the_draw_does_not_count_after_an_exception(error):
     params = make_params()

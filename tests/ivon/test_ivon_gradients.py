@@ -80,6 +80,21 @@ def test_where_gradients_are_zeroed_does_not_matter(habit, draws):
     assert torch.equal(weights(model), plain_training(draws=draws))
 
 
+def test_gradient_from_outside_is_not_missed_where_a_used_one_was():
+    (param, optimizer) = (p := nn.Parameter(torch.ones(3)), IVON([p], lr=0.1, ess=10.0))
+    with optimizer.sampled_params(train=True):
+        param.grad = torch.ones(3)
+    optimizer.step()
+    used = id(param.grad)
+    param.grad = None
+    others = [torch.ones(3) for _ in range(100)]
+    param.grad = next(
+        (other for other in others if id(other) == used), others[0]
+    )  # freed memory is used again
+    with pytest.raises(RuntimeError, match="outside of sampled_params"), optimizer.sampled_params(train=True):
+        pass
+
+
 def test_step_leaves_the_gradient_to_be_looked_at():
     model, optimizer = make()
     for weight in (1.0, 3.0):
