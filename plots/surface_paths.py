@@ -52,7 +52,7 @@ def draw(
             ax.set_aspect("equal")
             ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
             ax.grid(visible=False)
-        fig.legend(handles=_legend(), loc="outside upper center", ncols=4)
+        fig.legend(handles=_legend(set(frame["end"])), loc="outside upper center", ncols=3)
         add_caption(fig, caption)
         return save_figure(fig, stem, frame)
 
@@ -76,15 +76,16 @@ def _draw_path(ax: Axes, path: pd.DataFrame, *, with_ellipses: bool) -> None:
             )
 
 
-def _legend() -> list[Line2D]:
+def _legend(ends: set[str]) -> list[Line2D]:
+    paths = {
+        "sharp": (IN_SHARP, "ends in the sharp minimum"),
+        "flat": (IN_FLAT, "ends in the flat minimum"),
+        "neither": (NEITHER, "ends in neither"),
+    }
+    star = {"marker": "*", "markersize": 6, "linewidth": 0.8}
     return [
-        Line2D([], [], color=NEITHER, marker="o", markersize=2.5, linestyle="", label="start"),
-        Line2D(
-            [], [], color=IN_SHARP, marker="*", markersize=6, linewidth=0.8, label="ends in the sharp minimum"
-        ),
-        Line2D(
-            [], [], color=IN_FLAT, marker="*", markersize=6, linewidth=0.8, label="ends in the flat minimum"
-        ),
+        Line2D([], [], color="black", marker="o", markersize=2.5, linestyle="", label="start"),
+        *(Line2D([], [], color=c, label=label, **star) for end, (c, label) in paths.items() if end in ends),
         Line2D(
             [], [], color="black", marker="o", fillstyle="none", linestyle="", label="IVON's posterior, 1 std"
         ),

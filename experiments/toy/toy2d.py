@@ -58,10 +58,10 @@ def _paths(store: Store) -> pd.DataFrame:
 
 
 def end_of(path: list[list[float]]) -> str:
-    """The minimum within two widths of which a path ends; the two circles do not meet."""
+    """The minimum within a width of which a path ends; the two circles do not meet."""
     _, x, y, *_ = path[-1]
     for name, well in (("sharp", SHARP), ("flat", FLAT)):
-        if np.hypot(x - well.centre[0], y - well.centre[1]) < 2 * well.width:
+        if np.hypot(x - well.centre[0], y - well.centre[1]) < well.width:
             return name
     return "neither"
 

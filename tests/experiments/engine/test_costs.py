@@ -21,6 +21,8 @@ SETTINGS = {"swag": {"rank": 2}}
 MEASURED = (*KEPT, "adahessian")
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.xdist_group("costs")  # which most of these tests have measured together
+
 
 @pytest.fixture
 def compared(tiny):

@@ -4,6 +4,8 @@ import pytest
 
 from experiments.__main__ import main
 
+pytestmark = pytest.mark.xdist_group("demonstration")  # all look at the same trained networks
+
 TINY = ["train_steps=4", "eval_every=2", "width=16", "context=16", "eval_batches=1"]
 
 

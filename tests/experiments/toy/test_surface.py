@@ -102,8 +102,9 @@ def test_starts_are_a_regular_grid_about_the_middle_of_the_minima():
 
 def test_ends_are_told_apart():
     assert end_of([[0, 2.0, 2.0], [9, -1.1, 0.1]]) == "sharp"
-    assert end_of([[0, 2.0, 2.0], [9, 1.5, 0.5, 0.6, 0.6]]) == "flat"
+    assert end_of([[0, 2.0, 2.0], [9, 1.3, 0.4, 0.6, 0.6]]) == "flat"
     assert end_of([[0, -1.0, 0.0], [9, 0.0, 2.0]]) == "neither"
+    assert end_of([[0, -1.5, 0.0], [9, -0.05, 0.02]]) == "neither"  # on its way
     assert math.dist(SHARP.centre, FLAT.centre) > 2 * (SHARP.width + FLAT.width)
 
 
