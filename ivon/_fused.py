@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from ivon._native import tell_autograd
 from ivon._noise import seed_of
 from ivon._shards import any_sharded
 from ivon._state import State
-from ivon._stretches import is_dense, laid_out_like
+from ivon._stretches import all_lie_alike, laid_out_like
 
 
 @dataclass(frozen=True)
@@ -25,22 +26,33 @@ class Draw:
 
     seed: int
     groups: tuple[int, ...]  # in groups of four numbers
+    total: int  # of groups
 
     def part(self, chosen: list[int]) -> "Draw":
         """That of some of the parameters."""
-        return Draw(self.seed, tuple(self.groups[i] for i in chosen))
+        return Draw(self.seed, tuple(self.groups[i] for i in chosen), self.total)
+
+    def memory(self, device: torch.device) -> Tensor:
+        """Memory for a number of each parameter: where the noise of one begins there is its part."""
+        return torch.empty(4 * self.total, device=device)
+
+    def views(self, memory: Tensor, alike: list[Tensor]) -> list[Tensor]:
+        """The parts of the memory, each laid out like its tensor."""
+        places = zip(alike, self.groups, strict=True)
+        return [memory.as_strided(t.shape, t.stride(), 4 * group) for t, group in places]
 
 
 def new_draw(params: list[Tensor], key: str) -> Draw:
     """A draw that is a function of `key` and of the sizes of the parameters."""
     # 62 bits with the highest set: of one type in Triton, whatever the others are.
     seed = seed_of(key) >> 2 | 1 << 61
-    return Draw(seed, tuple(accumulate((-(-p.numel() // 4) for p in params[:-1]), initial=0)))
+    *groups, total = accumulate((-(-p.numel() // 4) for p in params), initial=0)
+    return Draw(seed, tuple(groups), total)
 
 
 def no_draw(params: list[Tensor]) -> Draw:
     """For a step from sums, which needs no noise."""
-    return Draw(1 << 61, (0,) * len(params))
+    return Draw(1 << 61, (0,) * len(params), 0)
 
 
 def usable(params: list[Tensor], states: list[State]) -> bool:
@@ -50,9 +62,7 @@ def usable(params: list[Tensor], states: list[State]) -> bool:
         first.dtype is torch.float32
         and _is_gpu(first.device)
         and not any_sharded(params)
-        and all(p.is_contiguous() or is_dense(p) for p in params)
-        and all(s["hess"].stride() == p.stride() for p, s in zip(params, states, strict=True))
-        and all(s["momentum"].stride() == p.stride() for p, s in zip(params, states, strict=True))
+        and all_lie_alike(params, [s["hess"] for s in states], [s["momentum"] for s in states])
         and works(first.device)
     )
 
@@ -61,20 +71,46 @@ def _is_gpu(device: torch.device) -> bool:
     return device.type == "cuda" and torch.version.hip is None
 
 
-def draw(
-    drawn: Draw,
-    params: list[Tensor],
-    kept: list[Tensor],
-    hess: list[Tensor],
-    *,
-    noise_scale: float,
-    weight_decay: float,
-) -> None:
-    """params: m <- theta; kept: m."""
-    from ivon import _triton
+class Trip:
+    """The way of parameters to a draw and back.
 
-    _launch(_triton.draw, [params, kept, hess], drawn, noise_scale, weight_decay)
-    tell_autograd(params)
+    `kept`, from `Draw.memory`, has the means while the parameters are at the draw.
+    """
+
+    def __init__(self, params: list[Tensor], kept: Tensor, drawn: Draw) -> None:
+        self._params, self._kept, self._drawn = params, kept, drawn
+        self._addresses = list(map(Tensor.data_ptr, params))
+        self._job: _Job | None = None  # there while they are at the draw
+
+    def go(self, hess: list[Tensor], *, noise_scale: float, weight_decay: float) -> None:
+        """params: m <- theta; kept: m."""
+        from ivon import _triton
+
+        begin = self._kept.data_ptr()
+        kept = [begin + 16 * group for group in self._drawn.groups]
+        addresses = (*self._addresses, *kept, *map(Tensor.data_ptr, hess))
+        job = _job(self._params, addresses, self._drawn)
+        _start(job, _triton.draw, self._drawn.seed, float(noise_scale), float(weight_decay))
+        self._job = job
+        tell_autograd(self._params)
+
+    def is_away(self) -> bool:
+        """Whether the parameters are at the draw."""
+        return self._job is not None
+
+    def is_open(self) -> bool:
+        """Whether the parameters are where they were at the draw: not moved nor converted since."""
+        dtypes = set(map(attrgetter("dtype"), self._params))
+        return list(map(Tensor.data_ptr, self._params)) == self._addresses and dtypes == {torch.float32}
+
+    def back(self) -> None:
+        """params: theta <- m; if they are at the draw."""
+        from ivon import _triton
+
+        if self._job is not None:
+            _start(self._job, _triton.restore)
+            self._job = None
+            tell_autograd(self._params)
 
 
 def add(
@@ -147,28 +183,47 @@ class _Layout(NamedTuple):
     chunk_of: Tensor
 
 
-def _launch(kernel: Any, roles: Sequence[list[Tensor]], drawn: Draw, *numbers: float, **flags: Any) -> None:
-    from ivon import _triton
+class _Job(NamedTuple):
+    """What a kernel is to be done with."""
 
-    device = roles[0][0].device
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+    device: torch.device
+    table: Tensor  # of addresses
+    layout: _Layout
+    n: int  # parameters
+    aligned: bool
+
+
+def _launch(kernel: Any, roles: Sequence[list[Tensor]], drawn: Draw, *numbers: float, **flags: Any) -> None:
+    addresses = tuple(map(Tensor.data_ptr, chain.from_iterable(roles)))
+    _start(_job(roles[0], addresses, drawn), kernel, drawn.seed, *map(float, numbers), **flags)
+
+
+def _job(params: list[Tensor], addresses: tuple[int, ...], drawn: Draw) -> _Job:
+    device = params[0].device
+    with _within(device):
         # A table is on its way to the GPU for the stream that has asked for it.
         stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-        layout = _layout(tuple(p.numel() for p in roles[0]), drawn.groups, device, stream)
-        programs = len(layout.tensor_of)
-        if not programs:
-            return
-        addresses = tuple(t.data_ptr() for role in roles for t in role)
-        kernel[(programs,)](
-            _on_device(addresses, device, stream),
-            *layout,
-            len(roles[0]),
-            drawn.seed,
-            *map(float, numbers),
-            **flags,
-            aligned=all(address % 16 == 0 for address in addresses),
-            block=_triton.BLOCK,
-        )
+        layout = _layout(tuple(map(Tensor.numel, params)), drawn.groups, device, stream)
+        aligned = all(address % 16 == 0 for address in addresses)
+        return _Job(device, _on_device(addresses, device, stream), layout, len(params), aligned)
+
+
+def _start(job: _Job, kernel: Any, *numbers: float, **flags: Any) -> None:
+    from ivon import _triton
+
+    programs = len(job.layout.tensor_of)
+    if programs:
+        with _within(job.device):
+            kernel[(programs,)](
+                *(job.table, *job.layout, job.n, *numbers),
+                **flags,
+                aligned=job.aligned,
+                block=_triton.BLOCK,
+            )
+
+
+def _within(device: torch.device) -> Any:
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @lru_cache(maxsize=64)
@@ -214,12 +269,14 @@ def _error(device: torch.device) -> str:
     size, floor = 5000, 1e-18
     numbers = torch.Generator().manual_seed(0)
     mean, grad = (torch.randn(size, generator=numbers, device="cpu").to(device) for _ in range(2))
-    hess, momentum, theta, kept = torch.ones_like(mean), grad.clone(), mean.clone(), mean.clone()
+    hess, momentum, theta = torch.ones_like(mean), grad.clone(), mean.clone()
     drawn = new_draw([mean], "trial")
-    draw(drawn, [theta], [kept], [hess], noise_scale=0.1, weight_decay=0.5)
+    trip = Trip([theta], drawn.memory(device), drawn)
+    trip.go([hess], noise_scale=0.1, weight_decay=0.5)
     noise = theta.double() - mean
+    trip.back()
     spread = (noise.square().mean().item() * 150) ** 0.5  # of standard normals
-    if not kept.equal(mean) or not 0.9 < spread < 1.1 or noise.unique().numel() < 0.99 * size:
+    if not theta.equal(mean) or not 0.9 < spread < 1.1 or noise.unique().numel() < 0.99 * size:
         return f"a draw of {size} normals has a deviation of {spread:.2f}"
     n = _kernels.Numbers(100.0, 1.0, 0.1, 0.1, 0.5, 0.05, 1.0, 0.1, floor)
     flags = _kernels.Flags("price", summed=False, clipped=True)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ivon._kernels import Flags, Numbers
-from ivon._stretches import laid_out_like, lie_alike
+from ivon._stretches import all_lie_alike, laid_out_like
 
 SOURCE = Path(__file__).with_name("_native.c")
 # Without the last two, square roots and comparisons might raise errors, and would be done one by one.
@@ -67,7 +67,7 @@ def usable(*roles: list[Tensor]) -> bool:
         set(map(DTYPE, chain.from_iterable(roles))) == {torch.float32}
         and all(map(IS_CPU, chain.from_iterable(roles)))
         and PLAIN.issuperset(map(type, roles[0]))
-        and (all(all(map(Tensor.is_contiguous, role)) for role in roles) or all(map(lie_alike, *roles)))
+        and all_lie_alike(*roles)
         and library() is not None
     )
 

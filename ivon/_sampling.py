@@ -24,7 +24,7 @@ class Block:
     the standard normal noise, stretch by stretch, then has the parameters as they were while these are at the
     draw, and afterwards the noise theta - m. That of 16-bit parameters is made a second time: their theta is
     rounded, by far more than the noise of a narrow posterior, and Eq. 3 holds for the noise that was drawn.
-    With `drawn` it is made by kernels of a GPU where it is used, and `kept` is given back with the mean.
+    With `drawn` it is made by kernels of a GPU where it is used, and that memory is given back with the mean.
     """
 
     group: Group
@@ -34,18 +34,20 @@ class Block:
     drawn: _fused.Draw | None = None
     source: _shards.Noise | _captured.Noise | None = None  # of the noise in `kept`, as long as it is needed
     # What is at the draw, whatever interrupts us.
-    _trip: _native.Trip | None = None
+    _trip: _native.Trip | _fused.Trip | None = None
     _moved: list[Stretch] = field(default_factory=list)
 
     @cached_property
     def kept(self) -> list[Tensor]:
         """Shaped and laid out like the local parts of the parameters at the draw, in the dtype of states.
 
-        For what is done in C nobody asks for it: views take as long as all the rest there for a small tensor.
+        A trip does not ask for it: views take as long as all the rest for a small tensor.
         """
         if self.flat is None:
             return []
         alike = self.local_params() if self._trip is None else self.of_states("hess")
+        if self.drawn is not None:
+            return self.drawn.views(self.flat, alike)
         views = list(_unflatten_dense_tensors(self.flat, alike))
         for i, tensor in enumerate(alike):
             if not tensor.is_contiguous() and is_dense(tensor):
@@ -54,7 +56,7 @@ class Block:
 
     def noise(self) -> list[Tensor] | _native.Trip:
         """The noise of a draw that is over: `kept`, or what _native.py has made and left."""
-        return self._trip or self.kept
+        return self._trip if isinstance(self._trip, _native.Trip) else self.kept
 
     def local_params(self) -> list[Tensor]:
         """What this process holds of the parameters."""
@@ -78,19 +80,20 @@ class Block:
 
     def displace(self) -> None:
         """Move the parameters, in place, from the mean to the draw; once."""
+        assert self.flat is not None
+        params, hess, numbers = self.local_params(), self.of_states("hess"), self.numbers()
         if self.drawn is not None:
-            _fused.draw(self.drawn, self.params, self.kept, self.of_states("hess"), **self.numbers())
-            self._moved.append(Stretch([self.params, self.kept], LISTS))
+            self._trip = trip = _fused.Trip(params, self.flat, self.drawn)
+            trip.go(hess, **numbers)
             return
         source, self.source = self.source, None
         assert source is not None
-        params, hess, numbers = self.local_params(), self.of_states("hess"), self.numbers()
-        if self.flat is not None and isinstance(source, _shards.Noise) and _native.usable(params, hess):
+        if isinstance(source, _shards.Noise) and _native.usable(params, hess):
             whole = source.is_of_whole_parameters()
             if not whole:
                 source.reach(self.kept)
-            self._trip = _native.Trip(params, self.flat)
-            self._trip.go(hess, seed_of(source.key), made_here=whole, **numbers)
+            self._trip = trip = _native.Trip(params, self.flat)
+            trip.go(hess, seed_of(source.key), made_here=whole, **numbers)
             return
         roles = [params, self.kept]
         if has_residuals(self.states):
@@ -107,7 +110,7 @@ class Block:
 
     def restore(self) -> None:
         """Move the parameters back, to the bits that they had."""
-        if self._goes_back_in_c():
+        if self._goes_back():
             return
         while self._moved:
             params, kept = self._moved[-1].tensors
@@ -118,13 +121,14 @@ class Block:
         """The same, and `kept` has the noise from then on, unless it can be made again."""
         if self.drawn is not None:
             self.restore()
+            self.flat = self._trip = None
             self.kept = []
             return
         if has_residuals(self.states):
             self.restore()
             self._make_noise_again()
             return
-        if self._goes_back_in_c():
+        if self._goes_back():
             return
         while self._moved:
             stretch = self._moved[-1]
@@ -135,8 +139,8 @@ class Block:
             o.copy_(kept, noise)
             stretch.put_back(1, kept)
 
-    def _goes_back_in_c(self) -> bool:
-        """Whether that was the way of the draw; the way back for parameters converted since is another."""
+    def _goes_back(self) -> bool:
+        """Whether there was a trip; the way back of parameters converted since is another."""
         if self._trip is None:
             return False
         if self._trip.is_open():
@@ -176,9 +180,8 @@ def new_block(
     It is a function of `key`; without one, for a CUDA graph, it is another one each time.
     """
     if fused and key is not None and _fused.usable(params, states):
-        block = Block(group, params, states, drawn=_fused.new_draw(params, key))
-        block.kept = [torch.empty_like(p, requires_grad=False) for p in params]
-        return block
+        drawn = _fused.new_draw(params, key)
+        return Block(group, params, states, drawn.memory(params[0].device), drawn)
     size = sum(map(Tensor.numel, _shards.locals_of(params)))
     flat = torch.empty(size, dtype=state_dtype(params[0]), device=params[0].device)
     source = _captured.Noise(flat) if key is None else _shards.Noise(flat, params, key)

@@ -118,6 +118,11 @@ def lie_alike(*tensors: Tensor) -> bool:
     return all(t.stride() == stride for t in tensors) and is_dense(tensors[0])
 
 
+def all_lie_alike(*roles: list[Tensor]) -> bool:
+    """Whether for each parameter what it has in these roles lies alike."""
+    return all(all(map(Tensor.is_contiguous, role)) for role in roles) or all(map(lie_alike, *roles))
+
+
 def in_memory_order(dense: Tensor) -> Tensor:
     """A flat view of a tensor without gaps, whatever its strides."""
     return dense.as_strided((dense.numel(),), (1,), dense.storage_offset())

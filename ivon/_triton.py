@@ -91,6 +91,26 @@ def draw(
 
 
 @triton.jit
+def _restore(params, kept, at, numel, whole: tl.constexpr):
+    _store(params, at, _load(kept, at, numel, whole), numel, whole)
+
+
+@triton.jit(do_not_specialize=["n"])
+def restore(
+    table, numels, groups, tensor_of, chunk_of, n,
+    aligned: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """params: theta <- m. Roles: params, kept, and any others."""
+    i, at, numel, _, whole = _place(numels, groups, tensor_of, chunk_of, block)
+    params = _tensor(table, 0, n, i, aligned)
+    kept = _tensor(table, 1, n, i, aligned)
+    if whole:
+        _restore(params, kept, at, numel, True)
+    else:
+        _restore(params, kept, at, numel, False)
+
+
+@triton.jit
 def _add(
     hess, grads, products, sums, at, numel, seed, group, noise_scale, weight_decay, weight,
     price: tl.constexpr, first: tl.constexpr, whole: tl.constexpr, block: tl.constexpr,

@@ -53,6 +53,7 @@ TYPES = {"table": "*i64", "numels": "*i64", "groups": "*i64", "tensor_of": "*i32
          "n": "i32", "seed": "i64"}
 for kernel, flags in (
     (_triton.draw, {}),
+    (_triton.restore, {}),
     (_triton.add, {"price": True, "first": False}),
     (_triton.update, {"price": True, "summed": False, "clipped": True}),
 ):

@@ -11,6 +11,7 @@ from ivon import IVON, _fused, _sampling
 
 SHAPES = [(130, 9), (5,), (), (0, 3), (4, 3, 3, 3), (1024,)]
 SETTINGS = {"lr": 0.1, "ess": 100.0, "hess_init": 0.5, "beta2": 0.9}
+EXACT = {"rtol": 0, "atol": 0}
 OPTIONS = [
     {},
     {"clip_radius": 0.02},
@@ -209,7 +210,7 @@ def test_hessian_stays_positive():
 
 def test_other_paths_are_taken_where_the_kernels_do_not_fit(monkeypatch):
     calls = []
-    monkeypatch.setattr(_fused, "draw", lambda *a, **k: calls.append(1))
+    monkeypatch.setattr(_fused.Trip, "go", lambda *a, **k: calls.append(1))
     for dtype, options in (
         (torch.bfloat16, {}),
         (torch.float64, {}),
@@ -229,6 +230,23 @@ def test_broken_kernels_are_noticed_and_reported(monkeypatch):
     with pytest.warns(UserWarning, match="slower for it: a trial step is off by"):
         train(IVON(params, **SETTINGS), params)
     _fused.works.cache_clear()
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("conversion", [torch.bfloat16, torch.float64, torch.channels_last], ids=str)
+def test_a_model_converted_within_the_context_has_the_means_after_it(conversion, train):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 2))
+    optimizer = IVON(model.parameters(), **SETTINGS)
+    before = [p.detach().clone() for p in model.parameters()]
+    with optimizer.sampled_params(train=train):
+        if isinstance(conversion, torch.memory_format):
+            model.to(memory_format=conversion)
+        else:
+            model.to(conversion)
+    assert_close(
+        model.parameters(), [b.to(p) for b, p in zip(before, model.parameters(), strict=True)], **EXACT
+    )
 
 
 def test_backward_passes_through_other_weights_are_errors():
