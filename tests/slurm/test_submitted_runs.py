@@ -48,14 +48,14 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
 
 def test_table1_from_one_command_to_the_table(quiet_cluster, tmp_path):
     """The demo as job arrays. Where it has been run locally, in $IVON_TABLE1_RUNS, only what is missing of a
-    copy without two of its seeds; then the numbers are those of the local run.
+    copy without the last of its seeds; then the numbers are those of the local run.
     """
     store, specs = Store(tmp_path / "runs"), ARTEFACTS["table1"].specs("demo")
     missing = specs
     local = os.environ.get("IVON_TABLE1_RUNS")
     if local:
         shutil.copytree(local, store.root)
-        missing = [spec for spec in specs if spec.trainings[0].seed >= 3]
+        missing = [spec for spec in specs if spec.trainings[0].seed == 4]
         for spec in missing:
             store.path(spec).unlink()
             shutil.rmtree(store.folder(spec))
