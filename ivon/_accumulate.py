@@ -33,7 +33,9 @@ class Pending:
     def changed(self) -> bool:
         """Whether any gradient was changed or replaced since the context was left."""
         then = zip(self.now(), self.left, self.versions, strict=True)
-        return any(now is not left or _version(now) != version for now, left, version in then)
+        return any(
+            now is not left or (now is not None and now._version != version) for now, left, version in then
+        )
 
     def read(self, estimator: str) -> tuple[Block, list[Tensor]]:
         """The part of the block that has gradients, and they: what this process holds of each."""
@@ -70,10 +72,13 @@ class Draws:
 
     def leave(self, blocks: list[Block], weight: float) -> None:
         """Note a draw whose gradients are in `p.grad` from now on."""
-        self._pending = []
+        self._pending, self._known = [], {}
         for block in blocks:
             grads = [param.grad for param in block.params]
-            self._pending.append(Pending(block, grads, [_version(grad) for grad in grads]))
+            versions = [-1 if grad is None else grad._version for grad in grads]
+            self._pending.append(Pending(block, grads, versions))
+            found = zip(map(id, block.params), grads, versions, strict=True)
+            self._known |= {key: (ref(grad), version) for key, grad, version in found if grad is not None}
         self._pending_weight = weight
 
     def stay(self, captured: bool) -> None:
@@ -119,8 +124,10 @@ class Draws:
         return known is not None and known[0]() is grad and known[1] == grad._version
 
     def take_single(self) -> list[Pending] | None:
-        """The draw of a step that has only one, of weight 1: it needs no sums. None otherwise."""
+        """The draw of a step that has only one, of weight 1, as it was drawn: it needs no sums, or None."""
         if self.count or self._pending_weight != 1 or self._pending is None:
+            return None
+        if not all(pending.block.is_as_drawn() for pending in self._pending):
             return None
         pending, self._pending = self._pending, None
         return pending
@@ -166,10 +173,6 @@ class Draws:
         for state in states:
             state.pop("grad_sum", None)
             state.pop("product_sum", None)
-
-
-def _version(grad: Tensor | None) -> int:
-    return -1 if grad is None else grad._version
 
 
 def squares_of(param: Tensor) -> Tensor:

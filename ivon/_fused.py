@@ -78,7 +78,9 @@ class Trip:
     """
 
     def __init__(self, params: list[Tensor], kept: Tensor, drawn: Draw) -> None:
-        self._params, self._kept, self._drawn = params, kept, drawn
+        self._params, self._drawn = params, drawn
+        self._kept: Tensor | None = kept  # until they are back
+        self._sizes = list(map(Tensor.numel, params))
         self._addresses = list(map(Tensor.data_ptr, params))
         self._job: _Job | None = None  # there while they are at the draw
 
@@ -86,6 +88,7 @@ class Trip:
         """params: m <- theta; kept: m."""
         from ivon import _triton
 
+        assert self._kept is not None
         begin = self._kept.data_ptr()
         kept = [begin + 16 * group for group in self._drawn.groups]
         addresses = (*self._addresses, *kept, *map(Tensor.data_ptr, hess))
@@ -99,9 +102,13 @@ class Trip:
         return self._job is not None
 
     def is_open(self) -> bool:
-        """Whether the parameters are where they were at the draw: not moved nor converted since."""
-        dtypes = set(map(attrgetter("dtype"), self._params))
-        return list(map(Tensor.data_ptr, self._params)) == self._addresses and dtypes == {torch.float32}
+        """Whether the parameters are what they were at the draw: not moved, converted nor resized since."""
+        now = self._params
+        return (
+            list(map(Tensor.data_ptr, now)) == self._addresses
+            and list(map(Tensor.numel, now)) == self._sizes
+            and set(map(attrgetter("dtype"), now)) == {torch.float32}
+        )
 
     def back(self) -> None:
         """params: theta <- m; if they are at the draw."""
@@ -109,7 +116,7 @@ class Trip:
 
         if self._job is not None:
             _start(self._job, _triton.restore)
-            self._job = None
+            self._job = self._kept = None
             tell_autograd(self._params)
 
 

@@ -112,10 +112,13 @@ class Trip:
         return bool(self._moved)
 
     def is_open(self) -> bool:
-        """Whether the parameters are where they were at the draw: not moved nor converted since."""
-        return _addresses(self._params) == self._addresses and set(map(DTYPE, self._params)) == {
-            torch.float32
-        }
+        """Whether the parameters are what they were at the draw: not moved, converted nor resized since."""
+        now = self._params
+        return (
+            _addresses(now) == self._addresses
+            and _sizes(now) == self.sizes
+            and set(map(DTYPE, now)) == {torch.float32}
+        )
 
     def back(self) -> None:
         """params: theta <- m; kept: m <- theta - m; if they are at the draw."""

@@ -12,7 +12,7 @@ from torch._utils import _unflatten_dense_tensors
 from ivon import _captured, _fused, _kernels, _native, _shards
 from ivon._noise import seed_of
 from ivon._operations import LISTS
-from ivon._state import Group, State, States, has_residuals, state_dtype, states_of_groups
+from ivon._state import Group, State, States, all_fit, has_residuals, state_dtype, states_of_groups
 from ivon._stretches import Stretch, is_dense, stretches
 
 
@@ -121,8 +121,7 @@ class Block:
         """The same, and `kept` has the noise from then on, unless it can be made again."""
         if self.drawn is not None:
             self.restore()
-            self.flat = self._trip = None
-            self.kept = []
+            self.flat, self.kept = None, []
             return
         if has_residuals(self.states):
             self.restore()
@@ -138,6 +137,10 @@ class Block:
             self._moved.pop()
             o.copy_(kept, noise)
             stretch.put_back(1, kept)
+
+    def is_as_drawn(self) -> bool:
+        """Whether the parameters have not been moved, converted nor resized since."""
+        return all_fit(self.states, self.params) if self._trip is None else self._trip.is_open()
 
     def _goes_back(self) -> bool:
         """Whether there was a trip; the way back of parameters converted since is another."""

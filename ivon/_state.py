@@ -15,6 +15,7 @@ Group = dict[str, Any]  # torch.optim's parameter group
 
 # Lists are looked at through `map`, which takes half the time of a comprehension: models have many tensors.
 kind = attrgetter("device", "dtype")  # parameters of one kind may share a call
+SHAPE = attrgetter("shape")
 
 
 def state_dtype(param: Tensor) -> torch.dtype:
@@ -41,10 +42,11 @@ def new_state(param: Tensor, hess_init: float) -> State:
 
 
 def fits(state: State, param: Tensor) -> bool:
-    """Whether the state is of the dtype and on the device that the parameter asks for."""
+    """Whether the state is of the shape, of the dtype and on the device that the parameter asks for."""
     hess = state["hess"]
     return (
-        hess.dtype is state_dtype(param)
+        hess.shape == param.shape
+        and hess.dtype is state_dtype(param)
         and hess.device == param.device
         and ("residual" in state) == (param.dtype != hess.dtype)
     )
@@ -81,7 +83,7 @@ def like_param(value: Tensor, param: Tensor) -> Tensor:
 def states_of(params: list[Tensor], group: Group, states: States) -> list[State]:
     """The states of parameters of one group and kind, made or adapted where that is needed."""
     found = [states[param] for param in params]
-    if _all_fit(found, params[0]):
+    if all_fit(found, params):
         return found
     for state, param in zip(found, params, strict=True):
         if "hess" not in state:
@@ -91,14 +93,17 @@ def states_of(params: list[Tensor], group: Group, states: States) -> list[State]
     return found
 
 
-def _all_fit(states: list[State], param: Tensor) -> bool:
-    """Whether all are there, and fit parameters of one kind."""
-    dtype = state_dtype(param)
+def all_fit(states: list[State], params: list[Tensor]) -> bool:
+    """Whether the states are there, and fit these parameters, which are of one kind."""
+    dtype = state_dtype(params[0])
     with_residuals = sum("residual" in state for state in states)
+    if not all("hess" in state for state in states):
+        return False
+    hess = [state["hess"] for state in states]
     return (
-        all("hess" in state for state in states)
-        and set(map(kind, [state["hess"] for state in states])) == {(param.device, dtype)}
-        and with_residuals == (0 if param.dtype is dtype else len(states))
+        set(map(kind, hess)) == {(params[0].device, dtype)}
+        and with_residuals == (0 if params[0].dtype is dtype else len(states))
+        and list(map(SHAPE, hess)) == list(map(SHAPE, params))
     )
 
 

@@ -1,7 +1,6 @@
 """The step: from the gradients of the draws to the new posterior."""
 
 import math
-from collections.abc import Hashable
 
 import torch
 from torch import Tensor
@@ -9,7 +8,7 @@ from torch import Tensor
 from ivon import _captured, _fused, _kernels, _native
 from ivon._accumulate import Pending
 from ivon._sampling import Block
-from ivon._state import Group, State, has_residuals, kind, state_dtype
+from ivon._state import Group, State, has_residuals, state_dtype
 from ivon._stretches import stretches
 
 CHANGED = ("params", "hess", "momentum", "residuals")  # of the roles: what a step writes
@@ -35,8 +34,11 @@ class Update:
             self._apply(block, grads if block is whole else [grads[i] for i in chosen], None, weight=None)
 
     def from_sums(self, params: list[Tensor], states: list[State], weight: float) -> None:
-        """The step from the sums in the states, of total `weight`; those of the products are consumed."""
-        for chosen in _batches(states, params):
+        """The step from the sums in the states, of total `weight`; those of the products are consumed.
+
+        For parameters of one kind.
+        """
+        for chosen in _batches(states):
             block = Block(self._group, [params[i] for i in chosen], [states[i] for i in chosen])
             if not self._capturable and _fused.usable(block.params, block.states):
                 block.drawn = _fused.no_draw(block.params)
@@ -129,13 +131,12 @@ def _apply_in_stretches(roles: dict[str, list[Tensor]], n: _kernels.Numbers, fla
                 stretch.put_back(role, operands[name])
 
 
-def _batches(states: list[State], params: list[Tensor] | None = None) -> list[list[int]]:
-    """The numbers of the parameters that have made equally many steps; with `params` also are of one kind."""
+def _batches(states: list[State]) -> list[list[int]]:
+    """The numbers of the parameters that have made equally many steps."""
     steps = [state["step"] for state in states]
-    keys = steps if params is None else list(zip(steps, map(kind, params), strict=True))
-    if len(set(keys)) == 1:
-        return [list(range(len(keys)))]
-    batches: dict[Hashable, list[int]] = {}
-    for i, key in enumerate(keys):
-        batches.setdefault(key, []).append(i)
+    if len(set(steps)) == 1:
+        return [list(range(len(steps)))]
+    batches: dict[int, list[int]] = {}
+    for i, step in enumerate(steps):
+        batches.setdefault(step, []).append(i)
     return list(batches.values())

@@ -16,7 +16,7 @@ from ivon._accumulate import Draws
 from ivon._noise import NoiseStream
 from ivon._settings import check_group, check_optimizer, check_weight
 from ivon._shards import is_sharded
-from ivon._state import Group, alike, states_of_groups, trainable
+from ivon._state import Group, alike, states_of, states_of_groups, trainable
 from ivon._update import Update
 
 NO_GRADIENTS = (
@@ -182,19 +182,19 @@ class IVON(Optimizer):
             block.restore_and_keep_noise() if train else block.restore()
         if train:
             self._draws.leave(blocks, float(weight))
-        self._end(train)
+        self._end()
 
     @_disable_dynamo
     @torch.no_grad()
     def _restore(self, blocks: list[_sampling.Block], train: bool) -> None:
         for block in blocks:
             block.restore()  # what an exception has left at the draw
-        self._end(train)
-
-    def _end(self, train: bool) -> None:
-        torch.clear_autocast_cache()
         if train:
             self._draws.remember_gradients(self._trainable())
+        self._end()
+
+    def _end(self) -> None:
+        torch.clear_autocast_cache()
         self._active = False
 
     @torch.no_grad()
@@ -358,8 +358,10 @@ class IVON(Optimizer):
         for group in self.param_groups:
             weight = self._draws.weight
             if self.sync:
-                for params in alike(trainable(group)):
-                    of_kind = [self.state[param] for param in params]
-                    weight = _distributed.sum_over_ranks(of_kind, self._draws.weight)
+                for of_kind in alike(trainable(group)):
+                    states = [self.state[param] for param in of_kind]
+                    weight = _distributed.sum_over_ranks(states, self._draws.weight)
             moved = [param for param in trainable(group) if "grad_sum" in self.state[param]]
-            self._update(group).from_sums(moved, [self.state[param] for param in moved], weight)
+            for of_kind in alike(moved):
+                states = states_of(of_kind, group, self.state)
+                self._update(group).from_sums(of_kind, states, weight)

@@ -53,22 +53,48 @@ def test_back_and_forth_between_float32_and_bfloat16(task):
     low.assert_learned(model, optimizer)
 
 
-def test_conversion_between_draw_and_step_is_an_error_or_right(task):
-    """The gradient is float32, the parameter float64 by now."""
+@pytest.mark.parametrize("conversion", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("options", [{}, {"hess_approx": "gradsq"}], ids=str)
+def test_conversion_between_draw_and_step_is_like_one_after_it(task, conversion, options):
+    """The gradient and the noise are float32, the parameter is something else by now."""
     model = task.model()
-    optimizer = task.optimizer(model)
+    optimizer = task.optimizer(model, **options)
+    optimizer.seed(1)
     with optimizer.sampled_params(train=True):
         task.loss(model).backward()
-    grads = [p.grad.clone() for p in model.parameters()]
-    model.double()
-    try:
+    twin = task.model()
+    twin_optimizer = task.optimizer(twin, **options)
+    twin_optimizer.seed(1)
+    with twin_optimizer.sampled_params(train=True):
+        task.loss(twin).backward()
+    model.to(conversion)  # with its gradients
+    optimizer.step()
+    twin_optimizer.step()
+    precision = {"rtol": 0.02, "atol": 0.02} if conversion.itemsize == 2 else {"rtol": 1e-4, "atol": 1e-5}
+    for param, other in zip(model.parameters(), twin.parameters(), strict=True):
+        state, expected = optimizer.state[param], twin_optimizer.state[other]
+        assert state["step"] == 1
+        torch.testing.assert_close(param.float(), other, **precision)
+        for name in ("hess", "momentum"):
+            torch.testing.assert_close(state[name].float(), expected[name], **precision)
+
+
+@pytest.mark.parametrize("when", ["before the draw", "before the step"])
+@pytest.mark.parametrize("shape", [(8, 1000), (2,)], ids=str)
+def test_resized_parameters_are_refused_in_words(shape, when):
+    param, other = nn.Parameter(torch.ones(8)), nn.Parameter(torch.ones(3))
+    optimizer = IVON([param, other], lr=0.1, ess=10.0)
+    with optimizer.sampled_params(train=True):
+        param.grad, other.grad = torch.ones(8), torch.ones(3)
+    use = optimizer.step
+    if when == "before the draw":
         optimizer.step()
-    except (RuntimeError, ValueError) as error:
-        assert "dtype" in str(error)  # noqa: PT017 - either is allowed
-        return
-    for param, grad in zip(model.parameters(), grads, strict=True):
-        expected = 0.1 * grad  # 1 - beta1 of the first gradient
-        torch.testing.assert_close(optimizer.state[param]["momentum"].float(), expected)
+        optimizer.zero_grad()
+        use = optimizer.sampled_params(train=True).__enter__
+    param.data = param.data[:2] if shape == (2,) else torch.ones(shape)  # a view, or memory of its own
+    with pytest.raises(RuntimeError, match="was it resized"):
+        use()
+    assert other.isfinite().all()
 
 
 LAYOUTS = {

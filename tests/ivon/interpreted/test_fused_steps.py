@@ -249,6 +249,23 @@ def test_a_model_converted_within_the_context_has_the_means_after_it(conversion,
     )
 
 
+@pytest.mark.parametrize("conversion", [torch.bfloat16, torch.float64], ids=str)
+def test_conversion_between_draw_and_step_is_like_one_after_it(conversion):
+    trained = []
+    for convert in (True, False):
+        torch.manual_seed(0)
+        layer = nn.Linear(40, 30)
+        optimizer = IVON(layer.parameters(), **SETTINGS)
+        optimizer.seed(1)
+        with optimizer.sampled_params(train=True):
+            layer(torch.ones(2, 40)).square().sum().backward()
+        if convert:
+            layer.to(conversion)
+        optimizer.step()
+        trained.append([*layer.parameters(), *state(optimizer, list(layer.parameters()))])
+    assert_close(*trained, rtol=0.02, atol=0.02)
+
+
 def test_backward_passes_through_other_weights_are_errors():
     layer = nn.Linear(3, 3)
     optimizer = IVON(layer.parameters(), **SETTINGS)
