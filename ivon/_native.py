@@ -22,10 +22,10 @@ from operator import attrgetter
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ivon._kernels import Flags, Numbers
-from ivon._stretches import all_lie_alike, laid_out_like
+from ivon._stretches import PLAIN, all_lie_alike, laid_out_like
 
 SOURCE = Path(__file__).with_name("_native.c")
 # Without the last two, square roots and comparisons might raise errors, and would be done one by one.
@@ -40,7 +40,6 @@ INSTRUCTIONS = {  # those that PyTorch uses on this processor
 KINDS = {"price": 0, "gradsq": 1, "ggn": 2}  # of products
 SUMMED = 2
 SHARE = 1 << 19  # entries; a thread for fewer comes too late to help
-PLAIN = {Tensor, nn.Parameter}
 DTYPE, IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
 
 Integers = array  # of 64 bits
@@ -140,15 +139,15 @@ def update(
     """`_kernels.update`, of products or of noise, such as a trip's, not yet multiplied by gradients."""
     kind_of_products = SUMMED if flags.summed else KINDS[flags.estimator]
     of_price = flags.estimator == "price"
-    grads = laid_out_like(hess, grads)
-    addresses = _addresses(params, hess, momentum, grads)
+    roles = [params, hess, momentum, laid_out_like(hess, grads)]
+    if not isinstance(products, Trip):
+        roles.append(laid_out_like(hess, products))
+    sizes = products.sizes if isinstance(products, Trip) else _sizes(params)
+    if any(_sizes(role) != sizes for role in roles):
+        raise RuntimeError("the state or the gradient of a parameter is not of its size")
+    addresses = _addresses(*roles)
     if isinstance(products, Trip):
-        sizes = products.sizes
         addresses += products.places
-    else:
-        sizes = _sizes(params)
-        products = laid_out_like(hess, products)
-        addresses += _addresses(products)
     arguments = ctypes.c_int64(kind_of_products), ctypes.c_int64(of_price)
     _call("ivon_update", sizes, addresses, *arguments, **n._asdict())
     tell_autograd(params)

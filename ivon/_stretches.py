@@ -11,7 +11,7 @@ from itertools import chain
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from ivon._operations import LISTS, SINGLE, Operand
@@ -19,6 +19,7 @@ from ivon._operations import LISTS, SINGLE, Operand
 SMALL = 1 << 16  # entries; smaller tensors share a stretch, as operations cost microseconds beside their work
 CPU_STRETCH = 1 << 16  # entries a thread, so that the operands of an operation stay in its cache
 DEVICE_STRETCH = 1 << 24  # entries; their intermediate results are small beside the weights that need a GPU
+PLAIN = {Tensor, nn.Parameter}  # types whose memory is all there is to them
 
 
 @dataclass

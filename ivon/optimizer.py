@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from ivon import _captured, _checkpoint, _distributed, _loss_scale, _sampling
 from ivon._accumulate import Draws
+from ivon._apart import Apart
 from ivon._noise import NoiseStream
 from ivon._settings import check_group, check_optimizer, check_weight
 from ivon._shards import is_sharded
@@ -108,6 +109,7 @@ class IVON(Optimizer):
         self.debias = debias
         self.rescale_lr = rescale_lr
         self._active = False  # inside sampled_params
+        self._apart = Apart()
         self._draws = Draws()
         self._draws.remember_gradients(self._trainable())  # those that another optimizer has left
         self.seed(int(torch.randint(2**63 - 1, (), device="cpu")))
@@ -158,10 +160,12 @@ class IVON(Optimizer):
         capturing = _captured.is_capturing()
         if capturing:
             _captured.check(self.capturable, [self.state[p] for p in self._trainable()], generator)
+        params = self._trainable()
+        self._apart.check(params)
         if train:
             self._draws.stay(capturing)
             self._read_pending()
-            self._draws.clear_gradients(self._trainable())
+            self._draws.clear_gradients(params)
         keys = repeat(None) if capturing else self._keys(train, generator)
         fused = not self.capturable and self.hess_approx != "ggn"
         blocks = _sampling.new_blocks(self.param_groups, self.state, keys, fused=fused)
@@ -280,7 +284,7 @@ class IVON(Optimizer):
         self._read_pending()
         self._note_steps()
         settings = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr", "capturable")
-        sampling = ("_active", "_draws", "_stream", "_seed_is_shared")
+        sampling = ("_active", "_apart", "_draws", "_stream", "_seed_is_shared")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in (*settings, *sampling)}}
 
     def _forbid_within(self, call: str) -> None:

@@ -66,6 +66,26 @@ def test_a_model_converted_within_the_context_has_the_means_after_it(conversion,
         assert all(p.isfinite().all() for p in params)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_parameters_that_share_memory_are_refused(dtype):
+    """The way back from one draw would end at the other."""
+    memory = torch.zeros(4, 6, dtype=dtype)
+    shared = [
+        [nn.Parameter(memory), nn.Parameter(memory)],
+        [nn.Parameter(memory[:3]), nn.Parameter(memory[2:])],
+    ]
+    for params in shared:
+        before = memory.clone()
+        optimizer = IVON([nn.Parameter(torch.zeros(2)), *params], lr=0.1, ess=10.0)
+        with pytest.raises(RuntimeError, match="parameters 1 and 2 share memory"):
+            optimizer.sampled_params(train=True).__enter__()
+        assert memory.equal(before)
+        params[1].data = params[1].detach().clone()
+        train_step(optimizer, params)
+    for apart in ([memory[:2], memory[2:]], [memory[:, ::2], memory[:, 1::2]], [memory[:0], memory[:0]]):
+        train_step(IVON(params := [nn.Parameter(part) for part in apart], lr=0.1, ess=10.0), params)
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_weights_are_restored_and_the_draw_does_not_count_after_an_exception(error):
     params = make_params()

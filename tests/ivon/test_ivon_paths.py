@@ -347,3 +347,19 @@ def test_weights_survive_a_signal_beside_a_compiled_call(compiled, monkeypatch, 
     with optimizer.sampled_params(train=True):
         assert not torch.equal(params[0], before[0])
     assert all(torch.equal(p, b) for p, b in zip(params, before, strict=True))
+
+
+@pytest.mark.parametrize("role", ["hess", "momentum", "gradient"])
+@pytest.mark.parametrize("draws", [1, 2])
+def test_sizes_that_do_not_fit_are_an_error_not_other_memory(compiled, role, draws):
+    p = nn.Parameter(torch.zeros(8))
+    optimizer = IVON([p], lr=0.1, ess=10.0)
+    for _ in range(draws):
+        with optimizer.sampled_params(train=True):
+            p.grad = torch.ones(8)
+    if role == "gradient":
+        p.grad.data = torch.ones(2)
+    else:
+        optimizer.state[p][role] = torch.ones(2)
+    with pytest.raises(RuntimeError, match=r"size|shape"):
+        optimizer.step()
