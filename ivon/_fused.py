@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ivon import _kernels
-from ivon._native import tell_autograd
+from ivon._native import WRONG_SIZE, tell_autograd
 from ivon._noise import seed_of
 from ivon._shards import any_sharded
 from ivon._state import State
@@ -201,6 +201,9 @@ class _Job(NamedTuple):
 
 
 def _launch(kernel: Any, roles: Sequence[list[Tensor]], drawn: Draw, *numbers: float, **flags: Any) -> None:
+    first, *others = (list(map(Tensor.numel, role)) for role in roles)
+    if any(sizes != first for sizes in others):
+        raise RuntimeError(WRONG_SIZE)
     addresses = tuple(map(Tensor.data_ptr, chain.from_iterable(roles)))
     _start(_job(roles[0], addresses, drawn), kernel, drawn.seed, *map(float, numbers), **flags)
 

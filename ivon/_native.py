@@ -42,6 +42,8 @@ SUMMED = 2
 SHARE = 1 << 19  # entries; a thread for fewer comes too late to help
 DTYPE, IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
 
+WRONG_SIZE = "the state or the gradient of a parameter is not of its size"
+
 Integers = array  # of 64 bits
 
 
@@ -144,7 +146,7 @@ def update(
         roles.append(laid_out_like(hess, products))
     sizes = products.sizes if isinstance(products, Trip) else _sizes(params)
     if any(_sizes(role) != sizes for role in roles):
-        raise RuntimeError("the state or the gradient of a parameter is not of its size")
+        raise RuntimeError(WRONG_SIZE)
     addresses = _addresses(*roles)
     if isinstance(products, Trip):
         addresses += products.places

@@ -266,6 +266,20 @@ def test_conversion_between_draw_and_step_is_like_one_after_it(conversion):
     assert_close(*trained, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("role", ["hess", "momentum", "gradient"])
+def test_sizes_that_do_not_fit_are_an_error_not_other_memory(role):
+    p = nn.Parameter(torch.zeros(8))
+    optimizer = IVON([p], **SETTINGS)
+    with optimizer.sampled_params(train=True):
+        p.grad = torch.ones(8)
+    if role == "gradient":
+        p.grad.data = torch.ones(2)
+    else:
+        optimizer.state[p][role] = torch.ones(2)
+    with pytest.raises(RuntimeError, match="size"):
+        optimizer.step()
+
+
 def test_backward_passes_through_other_weights_are_errors():
     layer = nn.Linear(3, 3)
     optimizer = IVON(layer.parameters(), **SETTINGS)
