@@ -33,8 +33,8 @@ class Draw:
         return Draw(self.seed, tuple(self.groups[i] for i in chosen), self.total)
 
     def memory(self, device: torch.device) -> Tensor:
-        """Memory for a number of each parameter: where the noise of one begins there is its part."""
-        return torch.empty(4 * self.total, device=device)
+        """Memory for a number of each parameter, in the order of the noise, and for the mark of a draw."""
+        return torch.empty(4 * self.total + 4, device=device)
 
     def views(self, memory: Tensor, alike: list[Tensor]) -> list[Tensor]:
         """The parts of the memory, each laid out like its tensor."""
@@ -72,9 +72,10 @@ def _is_gpu(device: torch.device) -> bool:
 
 
 class Trip:
-    """The way of parameters to a draw and back.
+    """The way of parameters to a draw and back, whatever signal comes.
 
-    `kept`, from `Draw.memory`, has the means while the parameters are at the draw.
+    `kept`, from `Draw.memory`, has the means while the parameters are at the draw. A signal may come before
+    or after a launch, which Python cannot tell: the kernels leave a mark, and look for it on the way back.
     """
 
     def __init__(self, params: list[Tensor], kept: Tensor, drawn: Draw) -> None:
@@ -82,7 +83,7 @@ class Trip:
         self._kept: Tensor | None = kept  # until they are back
         self._sizes = list(map(Tensor.numel, params))
         self._addresses = list(map(Tensor.data_ptr, params))
-        self._job: _Job | None = None  # there while they are at the draw
+        self._job: _Job | None = None  # there while they may be at the draw
 
     def go(self, hess: list[Tensor], *, noise_scale: float, weight_decay: float) -> None:
         """params: m <- theta; kept: m."""
@@ -91,10 +92,10 @@ class Trip:
         assert self._kept is not None
         begin = self._kept.data_ptr()
         kept = [begin + 16 * group for group in self._drawn.groups]
-        addresses = (*self._addresses, *kept, *map(Tensor.data_ptr, hess))
-        job = _job(self._params, addresses, self._drawn)
-        _start(job, _triton.draw, self._drawn.seed, float(noise_scale), float(weight_decay))
-        self._job = job
+        mark = begin + 16 * self._drawn.total
+        addresses = (*self._addresses, *kept, *map(Tensor.data_ptr, hess), mark)
+        self._job = _job(self._params, addresses, self._drawn)
+        _start(self._job, _triton.draw, self._drawn.seed, float(noise_scale), float(weight_decay))
         tell_autograd(self._params)
 
     def is_away(self) -> bool:
@@ -115,7 +116,7 @@ class Trip:
         from ivon import _triton
 
         if self._job is not None:
-            _start(self._job, _triton.restore)
+            _start(self._job, _triton.restore, self._drawn.seed)
             self._job = self._kept = None
             tell_autograd(self._params)
 

@@ -79,7 +79,12 @@ def draw(
     noise_scale, weight_decay,
     aligned: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """params: m <- theta = m + sigma eps (line 7); kept: m. Roles: params, kept, hess."""
+    """params: m <- theta = m + sigma eps (line 7); kept: m. Roles: params, kept, hess.
+
+    Behind them the table has the address of a number that becomes `seed`: that it was done.
+    """
+    if tl.program_id(0) == 0:
+        tl.store(tl.load(table + 3 * n).to(tl.pointer_type(tl.int64)), seed)
     i, at, numel, group, whole = _place(numels, groups, tensor_of, chunk_of, block)
     params = _tensor(table, 0, n, i, aligned)
     kept = _tensor(table, 1, n, i, aligned)
@@ -95,19 +100,20 @@ def _restore(params, kept, at, numel, whole: tl.constexpr):
     _store(params, at, _load(kept, at, numel, whole), numel, whole)
 
 
-@triton.jit(do_not_specialize=["n"])
+@triton.jit(do_not_specialize=["n", "seed"])
 def restore(
-    table, numels, groups, tensor_of, chunk_of, n,
+    table, numels, groups, tensor_of, chunk_of, n, seed,
     aligned: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """params: theta <- m. Roles: params, kept, and any others."""
-    i, at, numel, _, whole = _place(numels, groups, tensor_of, chunk_of, block)
-    params = _tensor(table, 0, n, i, aligned)
-    kept = _tensor(table, 1, n, i, aligned)
-    if whole:
-        _restore(params, kept, at, numel, True)
-    else:
-        _restore(params, kept, at, numel, False)
+    """params: theta <- m, if `draw` was done with this table and seed."""
+    if tl.load(tl.load(table + 3 * n).to(tl.pointer_type(tl.int64))) == seed:
+        i, at, numel, _, whole = _place(numels, groups, tensor_of, chunk_of, block)
+        params = _tensor(table, 0, n, i, aligned)
+        kept = _tensor(table, 1, n, i, aligned)
+        if whole:
+            _restore(params, kept, at, numel, True)
+        else:
+            _restore(params, kept, at, numel, False)
 
 
 @triton.jit

@@ -266,6 +266,32 @@ def test_conversion_between_draw_and_step_is_like_one_after_it(conversion):
     assert_close(*trained, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("launch", range(4))  # the way to a draw and back, of two groups
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_parameters_are_back_whenever_a_signal_comes(monkeypatch, launch, when):
+    params = params_of()
+    optimizer = IVON([{"params": params[:2]}, {"params": params[2:]}], **SETTINGS)
+    with optimizer.sampled_params():
+        pass  # the kernels have been tried
+    before, start, launches = [p.detach().clone() for p in params], _fused._start, []
+
+    def interrupted(*args):
+        launches.append(args)
+        if len(launches) - 1 == launch and when == "before":
+            raise KeyboardInterrupt
+        start(*args)
+        if len(launches) - 1 == launch:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_fused, "_start", interrupted)
+    with pytest.raises(KeyboardInterrupt), optimizer.sampled_params(train=True):
+        pass
+    assert_close(params, before, **EXACT)
+    with optimizer.sampled_params():
+        assert not params[0].equal(before[0])
+    assert_close(params, before, **EXACT)
+
+
 @pytest.mark.parametrize("role", ["hess", "momentum", "gradient"])
 def test_sizes_that_do_not_fit_are_an_error_not_other_memory(role):
     p = nn.Parameter(torch.zeros(8))
