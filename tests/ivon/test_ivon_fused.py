@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_in_the_interpreter(tmp_path):
+@pytest.mark.timeout(400)  # half a minute on an idle machine
+def test_in_the_interpreter():
     """In a process of its own: Triton decides at its import whether it interprets."""
     done = subprocess.run(
         [
