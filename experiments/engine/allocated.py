@@ -22,8 +22,8 @@ def peak_bytes(make: Maker, device: torch.device) -> int:
     What was there before `make` does not count. On a CPU the profiler follows every allocation of the thread
     that calls.
     """
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()
         before = torch.cuda.memory_allocated(device)
         step = make()
         for _ in range(WARM_UP):
@@ -37,6 +37,7 @@ def peak_bytes(make: Maker, device: torch.device) -> int:
 def alive_and_peak(make: Maker) -> tuple[int, int]:
     """Bytes on the CPU between two steps, and at the peak of one, by the profiler."""
     # Everything from the first weight on, as what is freed must have been seen when it was allocated.
+    gc.collect()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it prints when it starts and stops
     with profile(profile_memory=True) as recorded:
         step = make()
