@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.profiler import profile
 
 import ivon
 from benchmarks import _memory, ivon_opt, optimizer_growth, optimizer_memory, optimizer_step
@@ -39,9 +40,10 @@ class Known:
 
 
 def test_counted_memory_is_exact() -> None:
-    garbage: list = [torch.empty(1000)]  # of earlier work, which is not ours to give back
-    garbage.append(garbage)
-    del garbage
+    with profile(profile_memory=True):  # which remembers what it has seen
+        garbage: list = [torch.empty(1000)]  # of earlier work, which is not ours to give back
+        garbage.append(garbage)
+        del garbage
     assert _memory.counted(Known, SHAPES, CPU) == _memory.Memory(kept=4.0, peak=12.0)
 
 
