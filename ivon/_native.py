@@ -142,14 +142,14 @@ def update(
     kind_of_products = SUMMED if flags.summed else KINDS[flags.estimator]
     of_price = flags.estimator == "price"
     roles = [params, hess, momentum, laid_out_like(hess, grads)]
-    if not isinstance(products, Trip):
+    if isinstance(products, Trip):
+        sizes, places = products.sizes, products.places
+    else:
+        sizes, places = _sizes(params), array("q")
         roles.append(laid_out_like(hess, products))
-    sizes = products.sizes if isinstance(products, Trip) else _sizes(params)
     if any(_sizes(role) != sizes for role in roles):
         raise RuntimeError(WRONG_SIZE)
-    addresses = _addresses(*roles)
-    if isinstance(products, Trip):
-        addresses += products.places
+    addresses = _addresses(*roles) + places
     arguments = ctypes.c_int64(kind_of_products), ctypes.c_int64(of_price)
     _call("ivon_update", sizes, addresses, *arguments, **n._asdict())
     tell_autograd(params)

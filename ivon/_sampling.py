@@ -43,8 +43,7 @@ class Block:
 
         A trip does not ask for it: views take as long as all the rest for a small tensor.
         """
-        if self.flat is None:
-            return []
+        assert self.flat is not None
         alike = self.local_params() if self._trip is None else self.of_states("hess")
         if self.drawn is not None:
             return self.drawn.views(self.flat, alike)

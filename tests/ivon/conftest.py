@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ivon import _native, _noise, _shards, _stretches
 
@@ -38,3 +39,16 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     elif _native.library() is None:
         pytest.skip("no C compiler")
     return request.param
+
+
+@pytest.fixture
+def shrink():
+    """Exchanges the gradient of a parameter, or an entry of its state, for one that is too small."""
+
+    def exchange(optimizer: Optimizer, param: Tensor, role: str) -> None:
+        if role == "gradient":
+            param.grad.data = torch.ones(2)
+        else:
+            optimizer.state[param][role] = torch.ones(2)
+
+    return exchange

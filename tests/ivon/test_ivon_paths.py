@@ -351,15 +351,12 @@ def test_weights_survive_a_signal_beside_a_compiled_call(compiled, monkeypatch, 
 
 @pytest.mark.parametrize("role", ["hess", "momentum", "gradient"])
 @pytest.mark.parametrize("draws", [1, 2])
-def test_sizes_that_do_not_fit_are_an_error_not_other_memory(compiled, role, draws):
+def test_sizes_that_do_not_fit_are_an_error_not_other_memory(compiled, role, draws, shrink):
     p = nn.Parameter(torch.zeros(8))
     optimizer = IVON([p], lr=0.1, ess=10.0)
     for _ in range(draws):
         with optimizer.sampled_params(train=True):
             p.grad = torch.ones(8)
-    if role == "gradient":
-        p.grad.data = torch.ones(2)
-    else:
-        optimizer.state[p][role] = torch.ones(2)
+    shrink(optimizer, p, role)
     with pytest.raises(RuntimeError, match=r"size|shape"):
         optimizer.step()

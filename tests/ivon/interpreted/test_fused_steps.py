@@ -271,8 +271,7 @@ def test_conversion_between_draw_and_step_is_like_one_after_it(conversion):
 def test_parameters_are_back_whenever_a_signal_comes(monkeypatch, launch, when):
     params = params_of()
     optimizer = IVON([{"params": params[:2]}, {"params": params[2:]}], **SETTINGS)
-    with optimizer.sampled_params():
-        pass  # the kernels have been tried
+    assert _fused.works(torch.device("cpu"))  # tried now, not among the launches below
     before, start, launches = [p.detach().clone() for p in params], _fused._start, []
 
     def interrupted(*args):
@@ -293,15 +292,12 @@ def test_parameters_are_back_whenever_a_signal_comes(monkeypatch, launch, when):
 
 
 @pytest.mark.parametrize("role", ["hess", "momentum", "gradient"])
-def test_sizes_that_do_not_fit_are_an_error_not_other_memory(role):
+def test_sizes_that_do_not_fit_are_an_error_not_other_memory(role, shrink):
     p = nn.Parameter(torch.zeros(8))
     optimizer = IVON([p], **SETTINGS)
     with optimizer.sampled_params(train=True):
         p.grad = torch.ones(8)
-    if role == "gradient":
-        p.grad.data = torch.ones(2)
-    else:
-        optimizer.state[p][role] = torch.ones(2)
+    shrink(optimizer, p, role)
     with pytest.raises(RuntimeError, match="size"):
         optimizer.step()
 
