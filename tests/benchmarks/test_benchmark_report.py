@@ -53,6 +53,7 @@ def test_planned_commands_are_understood(device: str) -> None:
         assert ended.value.code == 0
 
 
+@pytest.mark.slow  # seven seconds: a process that measures ResNet-20
 def test_report_of_a_small_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "plan", lambda device, cores: ["optimizer_memory --shapes resnet20"])
     monkeypatch.delenv("IVON_OPT", raising=False)

@@ -137,6 +137,7 @@ def test_memory_is_measured() -> None:
     assert optimizer_memory.as_table(found.rows).count("\n") == 3
 
 
+@pytest.mark.slow  # six seconds, most of them timing
 def test_growth_is_measured() -> None:
     assert optimizer_growth.powers_of_ten(10, 5000) == [10, 100, 1000]
     cases = optimizer_growth.sweep(10_000, 4000, 100)

@@ -87,19 +87,19 @@ def test_a_plan_submits_nothing(quiet_cluster, tmp_path):
 
 
 def test_many_submitters_at_once_lose_and_double_nothing(quiet_cluster, store, submit, wait_until):
-    """Two hundred tiny runs, asked for by ten submitters in overlapping parts."""
-    specs = [training(seed) for seed in range(200)]
+    """A hundred tiny runs, asked for by ten submitters in overlapping parts."""
+    specs = [training(seed) for seed in range(100)]
 
     def part(number: int) -> None:
-        chosen = [specs[(20 * number + i) % 200] for i in range(60)]
-        submit(chosen, store, runs_per_job=2, job_minutes=2, seconds=8.0)  # some thirty a job
+        chosen = [specs[(10 * number + i) % 100] for i in range(30)]
+        submit(chosen, store, runs_per_job=2, job_minutes=1, seconds=8.0)  # some fifteen a job
 
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(part, range(10)))
     wait_until(lambda: all(map(store.is_over, specs)), seconds=400)
     assert all(store.done(spec) for spec in specs)
     assert {starts(store, spec) for spec in specs} == {1}
-    assert sum(len(task) for s in submissions(store) for task in s.tasks) == 200
+    assert sum(len(task) for s in submissions(store) for task in s.tasks) == 100
     assert submit(specs, store) == []
 
 
