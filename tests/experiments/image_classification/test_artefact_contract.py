@@ -20,8 +20,7 @@ LOOKS = [(name, scale) for name, artefact in ARTEFACTS.items() for scale in arte
 # Tables 2 and 8 to 10 are drawn by the same code as Table 1 and take as long each.
 DEMO = [
     pytest.param(name, marks=pytest.mark.slow) if name in ("table2", "table8", "table9", "table10") else name
-    for name, artefact in ARTEFACTS.items()
-    if "demo" in artefact.scales
+    for name in ARTEFACTS
 ]
 
 
@@ -115,7 +114,7 @@ def test_drawn_from_records(name, store, fabricate, tmp_path):
 
 
 @pytest.mark.slow  # as long again; tests/plots has it for the common kinds of figures
-@pytest.mark.parametrize("name", [name for name in ARTEFACTS if "demo" in ARTEFACTS[name].scales])
+@pytest.mark.parametrize("name", ARTEFACTS)
 def test_drawn_the_same_bytes_each_time(name, store, fabricate, tmp_path):
     artefact = ARTEFACTS[name]
     fabricate(store, artefact.specs("demo"))
