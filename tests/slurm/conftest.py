@@ -100,10 +100,10 @@ def wait_until() -> Callable[..., None]:
 
 
 @pytest.fixture
-def in_work(store, wait_until) -> Callable[[Spec], int]:
+def in_work(wait_until) -> Callable[[Spec, Store], int]:
     """Wait until the run has a checkpoint and is not over; the number of the process that trains."""
 
-    def wait(spec: Spec) -> int:
+    def wait(spec: Spec, store: Store) -> int:
         folder = store.folder(spec)
         wait_until(lambda: any(folder.glob("checkpoint-*.pt")), seconds=100)
         assert not store.is_over(spec)

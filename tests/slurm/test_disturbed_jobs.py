@@ -30,7 +30,7 @@ def training(epochs: int) -> TrainSpec:
     )
 
 
-SPEC = training(epochs=15)  # 300 steps: some five seconds
+SPEC = training(epochs=7)  # 140 steps: some five seconds
 
 
 @pytest.fixture(scope="module")
@@ -113,21 +113,36 @@ ATTEMPTS = {
 }
 
 
-@pytest.mark.parametrize("disturb", ATTEMPTS, ids=lambda function: function.__name__)
-def test_ends_in_the_same_bits(disturb, quiet_cluster, store, submit, in_work, wait_until, undisturbed):
-    (array,) = submit([SPEC], store, partition="low" if disturb is preempt else "main")
-    disturb(quiet_cluster, array.job, in_work(SPEC))
-    wait_until(lambda: store.is_over(SPEC), seconds=150)
-    assert outcome(store, SPEC) == outcome(undisturbed(SPEC), SPEC)
-    record = store.load(SPEC)
-    assert record and record["machine"]["attempts"] == ATTEMPTS[disturb]  # it was disturbed, once
+SIDE_BY_SIDE = (requeue, announce_the_time_limit, kill_the_worker, kill_all_of_the_job)  # none meets another
+ALONE = [(disturb,) for disturb in ATTEMPTS if disturb not in SIDE_BY_SIDE]
+
+
+@pytest.mark.parametrize(
+    "disturbances", [SIDE_BY_SIDE, *ALONE], ids=lambda together: " ".join(one.__name__ for one in together)
+)
+def test_ends_in_the_same_bits(
+    disturbances, quiet_cluster, submit, in_work, wait_until, undisturbed, tmp_path
+):
+    """The same run for each, in a store of its own; jobs of four have a processor each."""
+    stores = {disturb: Store(tmp_path / disturb.__name__) for disturb in disturbances}
+    jobs = {
+        disturb: submit([SPEC], store, partition="low" if disturb is preempt else "main")[0].job
+        for disturb, store in stores.items()
+    }
+    for disturb, store in stores.items():
+        disturb(quiet_cluster, jobs[disturb], in_work(SPEC, store))
+    wait_until(lambda: all(store.is_over(SPEC) for store in stores.values()), seconds=250)
+    for disturb, store in stores.items():
+        assert outcome(store, SPEC) == outcome(undisturbed(SPEC), SPEC), disturb
+        record = store.load(SPEC)
+        assert record and record["machine"]["attempts"] == ATTEMPTS[disturb]  # it was disturbed, once
 
 
 def test_a_cancelled_job_stays_cancelled_until_it_is_submitted_again(
     quiet_cluster, store, submit, in_work, wait_until, undisturbed
 ):
     submit([SPEC], store)
-    worker = in_work(SPEC)
+    worker = in_work(SPEC, store)
     (job,) = {place.job for place in live_elements()}
     quiet_cluster.ask("scancel", job)
     wait_until(lambda: not live_elements() and not Path(f"/proc/{worker}").exists())
