@@ -65,7 +65,7 @@ def command_line() -> Parser:
             action="extend",
             default=[],
             metavar="FIELD=VALUE",
-            help="leave out all other runs, e.g. model=resnet20 method=ivon seed=0",
+            help="leave out all other runs, e.g. model=resnet20 method=ivon seed=0, or kind=cost",
         )
 
     command("list", _list, "every artefact, with its state at each scale")

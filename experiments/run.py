@@ -12,7 +12,7 @@ from typing import Any
 
 from experiments.data.root import data_root
 from experiments.engine import files
-from experiments.engine.artefact import Artefact, Scale
+from experiments.engine.artefact import Artefact, Scale, with_required
 from experiments.engine.assignments import changed, value_of
 from experiments.engine.gpus import visible_gpus
 from experiments.engine.local import Launcher, Options, default_device, default_jobs
@@ -155,13 +155,21 @@ def _assignments(option: str, pairs: Sequence[str]) -> dict[str, str]:
 
 
 def chosen(specs: list[Spec], only: list[str], changes: Sequence[str] = ()) -> list[Spec]:
-    """The runs whose training has the values that `--only FIELD=VALUE` asks for, changed as `--set` does."""
+    """The runs whose training has the values that `--only FIELD=VALUE` asks for, changed as `--set` does.
+
+    A kind may be that of the run itself too (`kind=cost`), which comes with the runs that it needs.
+    """
     for field, value in _assignments("--only", only).items():
         asked = f"--only {field}={value}"
         values = [{value_of(train, field, asked) for train in spec.trainings} for spec in specs]
-        if not any(value in found for found in values):
-            raise UserError(f"{asked}: no run left has that; {nearest(value, sorted(set().union(*values)))}")
-        specs = [spec for spec, found in zip(specs, values, strict=True) if found == {value}]
+        own = [spec.kind if field == "kind" else None for spec in specs]
+        if value not in (known := set(own).union(*values) - {None}):
+            raise UserError(f"{asked}: no run left has that; {nearest(value, sorted(known))}")
+        specs = with_required(
+            spec
+            for spec, of_trainings, kind in zip(specs, values, own, strict=True)
+            if value == kind or of_trainings == {value}
+        )
     assignments = _assignments("--set", changes)
     return _changed(specs, assignments) if assignments else specs
 

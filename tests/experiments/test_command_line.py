@@ -16,6 +16,7 @@ from experiments.artefacts import ARTEFACTS
 from experiments.engine.assignments import changed
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
+from experiments.run import chosen
 
 ROOT = Path(__file__).parents[2]
 # fig1c at `demo`, one seed: two trainings and two evaluations.
@@ -115,6 +116,7 @@ def in_process(tmp_path):
         (["run", "table1", "--only", "seed"], ["--only seed", "FIELD=VALUE"]),
         (["run", "table1", "--only", "seed=7"], ["--only seed=7", "known: 0, 1"]),
         (["run", "table1", "--only", "seed.x=7"], ["--only seed.x=7", "'seed'"]),
+        (["run", "table7", "--only", "kind=costs"], ["--only kind=costs", "did you mean 'cost'"]),
         (["run", "table1", "--set", "epoch=3"], ["'epoch'", "'epochs'"]),
         (["run", "table1", "--set", "method.momentun=0.5"], ["'momentun'"]),
         (["run", "table1", "--set", "epochs=-3"], ["epochs", "-3"]),
@@ -264,6 +266,21 @@ def test_only_some_of_the_runs(tmp_path):
     assert f"{len(wanted)} of {len(wanted)} runs to do" in err
     assert {s.id for s in specs() if Store(tmp_path).done(s)} == {s.id for s in wanted}
     assert 0 < len(wanted) < len(specs())
+
+
+@pytest.mark.parametrize(
+    ("artefact", "only", "kinds"),
+    [
+        ("table7", ["kind=cost"], {"cost"}),
+        ("table3", ["kind=ood", "method=sgd"], {"ood", "evaluate", "train"}),  # with what they need
+        ("table6", ["kind=language"], {"cost"}),  # of trainings of that kind
+        ("fig3c", ["kind=regression"], {"regression"}),  # about no training
+    ],
+)
+def test_only_runs_of_a_kind(artefact, only, kinds):
+    left = chosen(ARTEFACTS[artefact].specs("demo"), only)
+    assert {spec.kind for spec in left} == kinds
+    assert {needed.id for spec in left for needed in spec.requires} <= {spec.id for spec in left}
 
 
 def test_diverged_run_is_neither_repeated_nor_evaluated(tmp_path, capsys, in_process):
