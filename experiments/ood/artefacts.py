@@ -30,13 +30,14 @@ def _runs(scale: Scale) -> list[OodSpec]:
     ]
 
 
-def _words(scale: Scale, specs: list[OodSpec], store: Store) -> str:
+def words_of(scale: Scale, specs: list[OodSpec], store: Store) -> str:
     """Which images come from elsewhere, and what parts of a set were at hand."""
     words = []
     for outside in ood_sets_against(DATASET[scale]):
         records = [store.done(spec) for spec in specs if spec.outside == outside.name]
         parts = {record["result"].get("stand_in") for record in records if record} - {None}
-        words.append(f"{outside.title}: {'; '.join([outside.origin, *sorted(parts)])}")
+        here = f" (here {'; '.join(sorted(parts))})" if parts else ""
+        words.append(f"{outside.title}: {outside.origin}{here}")
     return "; ".join(words)
 
 
@@ -46,7 +47,7 @@ def _table3(scale: Scale, store: Store, folder: Path) -> list[Path]:
     pairs = list(dict.fromkeys((block_of(s)["dataset"], block_of(s)["model"]) for s in specs))
     rows = tables.make_table(ours, paper, OOD_METRICS, pairs=pairs, methods=[LABELS[m] for m in METHODS])
     words = caption(
-        f"Table 3: out-of-distribution detection by confidence; {_words(scale, specs, store)}. "
+        f"Table 3: out-of-distribution detection by confidence; {words_of(scale, specs, store)}. "
         "FPR95 is the false positive rate at a true positive rate of 95 %; the code released with the "
         "paper averages it over a part of the ROC curve instead, which is shown beside it.",
         scale,
@@ -64,7 +65,7 @@ def _fig3(scale: Scale, store: Store, folder: Path) -> list[Path]:
     frame = measured(entropy_frame(specs, store), "fig3ab", scale)
     words = caption(
         "Figure 3: predictive entropy of test images and of images from elsewhere; "
-        f"{_words(scale, specs, store)}.",
+        f"{words_of(scale, specs, store)}.",
         scale,
         specs,
         store,

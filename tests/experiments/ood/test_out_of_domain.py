@@ -14,6 +14,7 @@ from experiments.engine.spec import EvalSpec, OodSpec, parse_spec
 from experiments.engine.watch import Watch
 from experiments.errors import UserError
 from experiments.metrics.ood import confidence, predictive_entropy
+from experiments.ood.artefacts import words_of
 
 
 @pytest.fixture
@@ -56,3 +57,13 @@ def test_table_and_figure_are_the_same_runs_as_table2s():
         specs = ARTEFACTS[name].specs("paper")
         assert {spec.id for spec in specs if not isinstance(spec, OodSpec)} <= table2
         assert sum(isinstance(spec, OodSpec) for spec in specs) == 2 * 6 * 5  # sets, methods, seeds
+
+
+def test_the_caption_says_of_which_part_of_a_set(tmp_path):
+    store, specs = Store(tmp_path), ARTEFACTS["table3"].runs("small")
+    svhn = [spec for spec in specs if spec.outside == "svhn"]
+    for spec, stand_in in zip(svhn, ("the first ten images", None), strict=False):
+        store.add(spec, {"failure": None, "result": {"stand_in": stand_in}, "machine": {}})
+    said = words_of("small", specs, store)
+    assert "SVHN: house numbers, test split (here the first ten images); Flowers102: flowers" in said
+    assert said.endswith("reduced to 32x32")
