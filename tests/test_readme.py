@@ -73,11 +73,11 @@ def test_linked_files_exist():
 def test_numbers_of_cifar_are_those_of_the_tables():
     """Each is the mean over seeds that the table or figure has at scale `small`, a dash where it has none."""
 
-    def means(name: str, *keys: str, **only: object) -> "pd.Series[float]":
+    def means(name: str, **only: object) -> "pd.Series[float]":
         frame = pd.read_csv(ROOT / "results" / "artefacts" / "small" / f"{name}.csv")
         for column, value in only.items():
             frame = frame[frame[column] == value]
-        return frame.groupby(["method", *keys])["mean" if "mean" in frame else "value"].mean()
+        return frame.groupby("method")["mean" if "mean" in frame else "value"].mean()
 
     columns = [
         (means("table2", metric="top1_acc"), 1),
