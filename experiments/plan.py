@@ -39,7 +39,8 @@ def _time(left: list[Spec], store: Store, throughput: Throughput, device: str) -
         total += estimate.seconds * (1 - fraction_done(store.folder(spec)))
         bases[estimate.basis] += 1
     if bases:
-        yield f"time: {total / 3600:.3g} {device}-hours for {sum(bases.values())} runs, from"
+        hours = f"{total / 3600:.3g}" if total < 3.6e6 else f"{total / 3600:,.0f}"
+        yield f"time: {hours} {device}-hours for {sum(bases.values())} runs, from"
         yield from (f"    {basis}: {number} runs" for basis, number in bases.most_common())
     if unknown:
         yield (

@@ -24,7 +24,9 @@ class Estimate:
 
 
 class Throughput:
-    """Median seconds of a unit of work (a step, a predictive pass), on one kind of device, by `Spec.pace`."""
+    """Median seconds of the lightest unit of work (a step with one draw, a predictive pass), on one kind of
+    device, by `Spec.pace`.
+    """
 
     def __init__(self, stores: Iterable[Store], device: str) -> None:
         self._device = device  # "cpu" or "cuda"
@@ -49,7 +51,7 @@ class Throughput:
             return
         units = result.get("steps", pace.units)  # a short measurement takes less of them
         for key in (pace.alike, pace.alike[:-1]):
-            self._seconds[key].append(result["seconds"] * machine["processes"] / units)
+            self._seconds[key].append(result["seconds"] * machine["processes"] / (units * pace.weight))
             self._names[key] = f"{pace.alike[-1]} on {machine['device']}"
 
     def seconds(self, spec: Spec) -> float | None:
@@ -63,8 +65,9 @@ class Throughput:
             return Estimate(1.0, "a second for what only reads the results of others")
         for key in (pace.alike, pace.alike[:-1]):
             if key in self._seconds:
-                one, known = median(self._seconds[key]), len(self._seconds[key])
-                words = f"{1000 * one:.3g} ms per {pace.unit} ({self._names[key]}, {known} measured)"
+                one, known = median(self._seconds[key]) * pace.weight, len(self._seconds[key])
+                time = f"{one:.3g} s" if one >= 1 else f"{1000 * one:.3g} ms"
+                words = f"{time} per {pace.unit} ({self._names[key]}, {known} measured)"
                 return Estimate(one * pace.units, words)
         return None
 

@@ -17,8 +17,8 @@ from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.plan import plan
 
 
-def training(method: str = "sgd", **changes) -> TrainSpec:
-    settings = METHODS[method](lr=0.1)
+def training(method: str = "sgd", draws: int = 1, **changes) -> TrainSpec:
+    settings = METHODS[method](lr=0.1, **({"mc_samples": draws} if draws > 1 else {}))
     fields = {"dataset": "digits", "model": "resnet20", "width": 2, "epochs": 2, "batch_size": 500}
     return TrainSpec(**{**fields, "warmup_epochs": 0, "method": settings, **changes})
 
@@ -50,6 +50,15 @@ def test_the_same_method_counts_before_others(store):
     record(store, training(), 8.0, steps=4)
     record(store, training("adamw"), 40.0, steps=4)
     assert Throughput([store], "cpu").seconds(training("adamw", seed=9)) == pytest.approx(4 * 10.0)
+
+
+def test_a_step_with_more_draws_takes_as_many_times_as_long(store):
+    record(store, training("ivon"), 8.0, steps=4)
+    many = Throughput([store], "cpu").estimate(training("ivon", draws=32))
+    assert many is not None and many.seconds == pytest.approx(4 * 2.0 * 32)
+    assert many.basis.startswith("64 s per step of resnet20 (width 2) with 32 draws (ivon")
+    record(store, training("ivon", draws=4), 30.0, steps=4)  # a little less than four times as long
+    assert Throughput([store], "cpu").seconds(training("ivon")) == pytest.approx(4 * (2.0 + 30 / 16) / 2)
 
 
 def test_a_measurement_stands_in_for_records(store, monkeypatch):

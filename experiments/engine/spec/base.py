@@ -70,6 +70,7 @@ class Pace:
     units: float
     unit: str  # "step of resnet20"
     alike: tuple[Hashable, ...]
+    weight: int = 1  # how many times as long a unit takes as the lightest alike: the draws of a step
     teaches: bool = True  # False: `units` may be more than what was done, so nothing is learnt from it
 
 

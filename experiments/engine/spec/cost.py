@@ -68,7 +68,7 @@ class CostSpec(Spec):
     @property
     def pace(self) -> Pace:
         first = self.compared[0]
-        methods = tuple(train.method.name for train in self.compared)
+        methods = ", ".join(train.method.name for train in self.compared)
         return Pace(
             units=self.all_steps,
             unit=f"step of {first.network_name}, side by side",

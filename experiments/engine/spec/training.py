@@ -94,9 +94,11 @@ class Training(Spec):
     @property
     def pace(self) -> Pace:
         draws = getattr(self.method, "mc_samples", 1)
-        method = self.method.name + (f" ({draws} draws)" if draws != 1 else "")
         return Pace(
-            units=self.steps, unit=f"step of {self.network_name}", alike=("step", *self._alike, method)
+            units=self.steps,
+            unit=f"step of {self.network_name}" + (f" with {draws} draws" if draws != 1 else ""),
+            alike=("step", *self._alike, self.method.name),
+            weight=draws,
         )
 
     @property
