@@ -59,6 +59,7 @@ def test_a_step_with_more_draws_takes_as_many_times_as_long(store):
     assert many.basis.startswith("64 s per step of resnet20 (width 2) with 32 draws (ivon")
     record(store, training("ivon", draws=4), 30.0, steps=4)  # a little less than four times as long
     assert Throughput([store], "cpu").seconds(training("ivon")) == pytest.approx(4 * (2.0 + 30 / 16) / 2)
+    assert training("ivon", draws=4).effort == 4 * training("ivon").effort
 
 
 def test_a_measurement_stands_in_for_records(store, monkeypatch):

@@ -184,11 +184,11 @@ class LanguageSpec(Training):
 
     @property
     def effort(self) -> float:
-        return 3.0 * self.train_steps * self.tokens_per_step
+        return 3.0 * self.train_steps * self.tokens_per_step * self.step_draws
 
     @property
     def label(self) -> str:
-        return f"{self.method.name} {self.corpus} {self.network_name} {self.precision} seed {self.seed}"
+        return f"{self.method_label} {self.corpus} {self.network_name} {self.precision} seed {self.seed}"
 
     @property
     def _alike(self) -> tuple[str | int | None, ...]:

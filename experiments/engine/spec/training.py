@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from experiments.engine.train import Task
     from experiments.engine.watch import Watch
 
+VARIED = ("mc_samples", "hess_approx")  # fields of a method that one artefact trains with different values
 MethodSettings = Annotated[reduce(or_, METHODS.values()), Field(discriminator="name")]  # type: ignore[valid-type]
 
 
@@ -92,13 +93,26 @@ class Training(Spec):
         return change(self)
 
     @property
+    def step_draws(self) -> int:
+        """Passes over the images of a step, each with weights of its own."""
+        return getattr(self.method, "mc_samples", 1)
+
+    @property
+    def method_label(self) -> str:
+        """The method, with what Figure 4 and Table 7 vary of it: "ivon hess_approx=ggn"."""
+        fields = type(self.method).model_fields
+        values = {name: getattr(self.method, name) for name in VARIED if name in fields}
+        changed = [f"{name}={value}" for name, value in values.items() if value != fields[name].default]
+        return " ".join((self.method.name, *changed))
+
+    @property
     def pace(self) -> Pace:
-        draws = getattr(self.method, "mc_samples", 1)
+        draws = f" with {self.step_draws} draws" if self.step_draws > 1 else ""
         return Pace(
             units=self.steps,
-            unit=f"step of {self.network_name}" + (f" with {draws} draws" if draws != 1 else ""),
+            unit=f"step of {self.network_name}{draws}",
             alike=("step", *self._alike, self.method.name),
-            weight=draws,
+            weight=self.step_draws,
         )
 
     @property
@@ -217,11 +231,11 @@ class TrainSpec(Training):
 
     @property
     def effort(self) -> float:
-        return 3.0 * self.epochs * self.train_size
+        return 3.0 * self.epochs * self.train_size * self.step_draws
 
     @property
     def label(self) -> str:
-        return f"{self.method.name} {self.dataset} {self.model} seed {self.seed}"
+        return f"{self.method_label} {self.dataset} {self.model} seed {self.seed}"
 
     @property
     def _alike(self) -> tuple[str | int | None, ...]:
