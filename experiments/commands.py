@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from experiments.artefacts import ARTEFACTS
 from experiments.data.root import data_root
@@ -58,15 +58,15 @@ def command_line() -> Parser:
         sub.add_argument("--scale", default="demo", help=f"one of {', '.join(SCALES)} (default: %(default)s)")
         return sub
 
-    def with_choice(sub: argparse.ArgumentParser) -> None:
+    def with_choice(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        pairs: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "FIELD=VALUE"}
         sub.add_argument(
             "--only",
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="FIELD=VALUE",
+            **pairs,
             help="leave out all other runs, e.g. model=resnet20 method=ivon seed=0, or kind=cost",
         )
+        sub.add_argument("--set", **pairs, help="change every training, e.g. epochs=3")
+        return sub
 
     command("list", _list, "every artefact, with its state at each scale")
     planning = with_artefact(
@@ -89,14 +89,6 @@ def command_line() -> Parser:
         )
         sub.add_argument("--processes", type=int, help="GPUs (or CPU processes) that share one training")
         with_choice(sub)
-        sub.add_argument(
-            "--set",
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="FIELD=VALUE",
-            help="change every training, e.g. epochs=3",
-        )
     running.add_argument(
         "--wait",
         action="store_true",
@@ -104,7 +96,9 @@ def command_line() -> Parser:
     )
     running.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     running.add_argument("--checkpoint-seconds", type=float, default=600.0, help="default: %(default)s")
-    with_artefact(command("status", _status, "per run: done, running, stopped, failed or waiting"))
+    with_choice(
+        with_artefact(command("status", _status, "per run: done, running, stopped, failed or waiting"))
+    )
     with_choice(with_artefact(command("cancel", _cancel, "cancel the cluster's jobs of an artefact")))
     command("logs", _logs, "what a run and its jobs have printed").add_argument(
         "run", help="its id, or how it begins"
@@ -196,14 +190,15 @@ def _run(args: argparse.Namespace) -> int:
 
 def _status(args: argparse.Namespace) -> int:
     artefact, scale = _artefact(args)
-    for line in status(artefact.specs(scale), Store(args.runs)):
+    for line in status(chosen(artefact.specs(scale), args.only, args.set), Store(args.runs)):
         print(line)
     return 0
 
 
 def _cancel(args: argparse.Namespace) -> int:
     artefact, scale = _artefact(args)
-    for line in executor("slurm").cancel(chosen(artefact.specs(scale), args.only), Store(args.runs)):
+    specs = chosen(artefact.specs(scale), args.only, args.set)
+    for line in executor("slurm").cancel(specs, Store(args.runs)):
         print(line)
     return 0
 

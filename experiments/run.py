@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -61,15 +62,18 @@ def _on_cluster(specs: list[Spec], artefact: Artefact, scale: Scale, args: argpa
     where = cluster.Whereabouts(store)
     states = {spec.id: state_of(spec, store, where) for spec in specs}
     if not where.asked or any(state.startswith(("waiting", "next", "running")) for state in states.values()):
-        command = f"{artefact.name} --scale {scale}"
-        print(
-            f"`status {command}` shows how it goes, `render {command}` draws what is done; "
-            "running this again submits what is missing then",
-            file=sys.stderr,
-        )
+        print(_how_to_go_on(artefact, scale, args), file=sys.stderr)
         return 0
     failed = {run: state.partition(": ")[2] or state for run, state in states.items() if state != "done"}
     return _finish(specs, failed, store, artefact, scale, args)
+
+
+def _how_to_go_on(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> str:
+    command = f"{artefact.name} --scale {scale}"
+    choice = (("--only", args.only), ("--set", args.set))
+    these = shlex.join((*command.split(), *(w for name, pairs in choice if pairs for w in (name, *pairs))))
+    draws = "" if args.set else f"`render {command}` draws what is done; "  # no changed run is drawn
+    return f"`status {these}` shows how it goes; {draws}running this again submits what is missing then"
 
 
 def _waits(specs: list[Spec], store: Store, cluster: Any) -> bool:

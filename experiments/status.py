@@ -4,12 +4,13 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from experiments.engine import lock, log
 from experiments.engine.record import Store
-from experiments.engine.spec import Spec
+from experiments.engine.spec import Spec, parse_spec
 from experiments.errors import UserError
 from experiments.executors import executor
 
@@ -60,19 +61,24 @@ def _progress(folder: Path) -> str:
 
 
 def logs(wanted: str, specs: list[Spec], store: Store) -> Iterator[str]:
-    """What is known of one run: its events, and the end of what its job has printed."""
-    found = [spec for spec in specs if spec.id.startswith(wanted)]
+    """What is known of one run: what it is, its events, and the end of what its job has printed.
+
+    Looked for among `specs`, and among those that have begun, as changed runs are of no artefact.
+    """
+    found = {spec.id: spec for spec in (*specs, *_begun(wanted, store)) if spec.id.startswith(wanted)}
     if not found:
         raise UserError(f"no run {wanted!r} of any artefact; `status` shows their ids")
-    if len({spec.id for spec in found}) > 1:
+    if len(found) > 1:
         raise UserError(f"{wanted!r} begins the ids of {len(found)} runs; give more of it")
-    spec = found[0]
+    (spec,) = found.values()
     yield f"{spec.label}: {state_of(spec, store)}"
+    yield json.dumps(spec.model_dump(mode="json"))
     path = store.folder(spec) / log.NAME
     yield f"== {path}"
     for event in log.events(store.folder(spec)):
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.pop("time")))
         trace = event.pop("traceback", "")
+        event.pop("spec", None)  # shown above
         yield f"{when} {event.pop('event')} " + " ".join(
             f"{k}={v}" for k, v in event.items() if v is not None
         )
@@ -81,3 +87,13 @@ def logs(wanted: str, specs: list[Spec], store: Store) -> Iterator[str]:
     for output in (*cluster, *(p for p in (store.root / "worker.log",) if p.exists() and not cluster)):
         yield f"== {output}"
         yield from output.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+
+
+def _begun(wanted: str, store: Store) -> Iterator[Spec]:
+    """The runs of the store whose ids begin so, by their logs."""
+    for path in store.root.glob(f"*/*/{log.NAME}"):
+        if path.parent.name.startswith(wanted):
+            spec = next((event["spec"] for event in log.events(path.parent) if "spec" in event), None)
+            with suppress(UserError):  # of another version of this program
+                if spec:
+                    yield parse_spec(spec)

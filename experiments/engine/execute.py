@@ -68,7 +68,7 @@ def execute(spec: Spec, store: Store, group: Group, watch: Watch) -> Outcome:
 def _attempt(spec: Spec, store: Store, group: Group, watch: Watch) -> None:
     folder = store.folder(spec)
     reset_peak_memory(group.device)
-    log.note(folder, "started", pid=os.getpid(), host=platform.node())
+    log.note(folder, "started", pid=os.getpid(), host=platform.node(), spec=spec.model_dump(mode="json"))
     failure: dict[str, Any] | None = None
     result: dict[str, Any] = {}
     try:

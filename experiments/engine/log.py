@@ -9,7 +9,7 @@ NAME = "log.jsonl"
 
 
 def note(folder: Path, event: str, **details: Any) -> None:
-    """Append an event: "started", "stopped", "lost" with its device, "failed", "over"."""
+    """Append an event: "started" (with `spec`), "stopped", "lost" (with its device), "failed", "over"."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / NAME).open("a") as log:
         log.write(json.dumps({"event": event, "time": time.time(), **details}) + "\n")

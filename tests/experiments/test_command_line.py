@@ -14,6 +14,7 @@ import pytest
 from experiments.__main__ import main
 from experiments.artefacts import ARTEFACTS
 from experiments.engine.assignments import changed
+from experiments.engine.log import note
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.run import chosen
@@ -228,6 +229,24 @@ def test_status_reads_the_log(log, state, tmp_path, capsys):
     assert f"  {state} " in line
 
 
+def test_changed_runs_have_a_state_and_a_log(tmp_path, capsys):
+    train, other = (spec for spec in specs("fig1b") if isinstance(spec, TrainSpec) and spec.seed == 0)
+    folder = Store(tmp_path).folder(train)
+    note(folder, "started", spec=train.model_dump(mode="json"))
+    note(folder, "failed", why="RuntimeError: no")
+    where = ["--runs", str(tmp_path)]
+    assert main(["status", "fig1b", "--only", "seed=0", *settings(), *where]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"{train.id}  failed: RuntimeError: no") for line in lines)
+    assert any(line.startswith(f"{other.id}  waiting") for line in lines)
+    assert lines[-1] == "1 failed, 1 waiting"
+    assert main(["logs", train.id[:9], *where]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"{train.label}: failed: RuntimeError: no"
+    assert json.loads(shown[1]) == train.model_dump(mode="json")
+    assert main(["logs", other.id, *where]) == 2  # has not begun, and is of no artefact
+
+
 @pytest.mark.parametrize("out", ["closed", pytest.param("full", marks=pytest.mark.slow)])
 def test_output_that_cannot_be_written(out, tmp_path):
     """`| head -1` is quiet; a full disk is one line."""
@@ -308,7 +327,8 @@ def test_diverged_run_is_neither_repeated_nor_evaluated(tmp_path, capsys, in_pro
     assert "nothing to run" in said
     (line,) = [line for line in said.splitlines() if line.startswith("failed: ")]
     assert "loss is not finite in epoch 0, step 1" in line
-    assert len(events(store.root, train)) == 2  # started, over
+    started, _over = events(store.root, train)
+    assert started["spec"] == train.model_dump(mode="json")
 
 
 # --- real launchers and workers
