@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.draws.frames import draws_frame, published_draws
+from experiments.draws.frames import draws_frame, of_whole_seeds, published_draws
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import DrawSweepSpec, EvalSpec, TrainSpec
@@ -71,8 +71,10 @@ def _words(scale: Scale, paper: pd.DataFrame) -> str:
 
 def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
     paper = published_draws()
-    frame = measured(draws_frame(_at_test(scale), _in_training(scale), store), "fig4", scale)
-    words = caption(_words(scale, paper), scale, _runs(scale), store)
+    found = measured(draws_frame(_at_test(scale), _in_training(scale), store), "fig4", scale)
+    frame = of_whole_seeds(found)
+    left_out = "" if len(frame) == len(found) else " Seeds that lack a number of draws are left out."
+    words = caption(_words(scale, paper) + left_out, scale, _runs(scale), store)
     comparable = paper if scale == "paper" else paper.iloc[:0]
     return by_draws.draw(frame, comparable, folder / "fig4", words)
 

@@ -10,6 +10,7 @@ from experiments.engine.spec import DrawSweepSpec, EvalSpec
 from experiments.image_classification.frames import method_label, pairs_of, published
 
 SHOWN = ["top1_acc", "nll", "ece", "brier"]
+AVERAGE = "IVON"  # over posterior draws; IVON@mean takes none
 COLUMNS = ["dataset", "model", "varied", "method", "seed", "draws", *SHOWN]
 
 
@@ -33,6 +34,21 @@ def draws_frame(
             if draws == 1 and not look.draws:
                 rows.append({**_of(look, "test draws"), **metrics})
     return pd.DataFrame(rows, columns=COLUMNS).astype({"draws": "Int64"})
+
+
+def of_whole_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of each panel (`varied`) the rows of those seeds that have every number of draws found there.
+
+    Seeds differ by more than draws do: one that had its share in some of the points, or in the mean alone,
+    would bend the curve. Where no seed is whole, all of them stay.
+    """
+    panels = []
+    for _, rows in frame.groupby("varied", sort=False):
+        averages = rows[rows["method"] == AVERAGE]
+        counts = averages.groupby("seed")["draws"].nunique()
+        whole = counts.index[counts == averages["draws"].nunique()]
+        panels.append(rows[rows["seed"].isin(whole)] if len(whole) else rows)
+    return pd.concat(panels).sort_index() if panels else frame
 
 
 def _of(look: EvalSpec, varied: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.artefacts import ARTEFACTS
 from experiments.draws.fig4 import IN_TRAINING, MOST_AT_TEST
-from experiments.draws.frames import draws_frame, published_draws
+from experiments.draws.frames import draws_frame, of_whole_seeds, published_draws
 from experiments.engine.record import Store
 from experiments.engine.spec import DrawSweepSpec, EvalSpec, TrainSpec
 from plots import style
@@ -65,6 +65,31 @@ def test_every_look_is_at_its_number_of_draws(tmp_path):
     assert list(trained.top1_acc) == [
         10.0 * row.draws + added[row.method] for row in trained.itertuples(index=False)
     ]
+
+
+def rows(varied: str, method: str, seed: int, *draws: int | None) -> list[dict[str, object]]:
+    return [{"varied": varied, "method": method, "seed": seed, "draws": count} for count in draws]
+
+
+def test_seeds_that_lack_a_number_of_draws_are_left_out():
+    """Or else the mean would be that of other networks than the average over draws, and so would points."""
+    whole = [
+        *rows("test draws", "IVON", 0, 1, 2, 4),
+        *rows("test draws", "IVON@mean", 0, None),
+        *rows("training draws", "IVON", 2, 1, 2),
+    ]
+    partial = [
+        *rows("test draws", "IVON@mean", 1, None),
+        *rows("training draws", "IVON", 0, 1),
+        *rows("training draws", "IVON", 1, 2),
+    ]
+    frame = pd.DataFrame([*partial, *whole]).astype({"draws": "Int64"})
+    left = of_whole_seeds(frame)
+    assert left.equals(frame.loc[left.index])
+    assert sorted(left.index) == list(range(len(partial), len(frame)))
+
+    nowhere = pd.DataFrame(partial).astype({"draws": "Int64"})
+    assert of_whole_seeds(nowhere).equals(nowhere)  # no seed has both numbers of training draws
 
 
 def test_the_papers_points_are_those_of_its_test_draws():
