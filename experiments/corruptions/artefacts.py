@@ -8,7 +8,7 @@ ones.
 from pathlib import Path
 from typing import Any
 
-from experiments.corruptions.frames import severity_frame
+from experiments.corruptions.frames import of_whole_seeds, severity_frame
 from experiments.data.corruptions import CORRUPTIONS, SEVERITIES, WITHOUT_LENGTHS
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
@@ -81,8 +81,12 @@ def _origin(source: str, names: tuple[str, ...]) -> str:
 
 def _draw(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _runs(scale)
-    frame = measured(severity_frame(specs, store), "fig7", scale)
-    words = caption(f"Figure 7: corrupted test images; {_words(specs, store)}", scale, specs, store)
+    found = measured(severity_frame(specs, store), "fig7", scale)
+    frame = of_whole_seeds(found)
+    words = f"Figure 7: corrupted test images; {_words(specs, store)}"
+    if len(frame) < len(found):
+        words += " Seeds that lack a severity are left out."
+    words = caption(words, scale, specs, store)
     return severities.draw(frame, PANELS, folder / "fig7", words)
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from experiments.data import DATASETS
 from experiments.engine.record import Store
 from experiments.engine.spec import CorruptedSpec
+from experiments.image_classification.frames import whole_seeds
 from experiments.image_classification.methods import LABELS
 from experiments.models import MODELS
 
@@ -20,6 +21,15 @@ def severity_frame(specs: Sequence[CorruptedSpec], store: Store) -> pd.DataFrame
         for name, value in record["result"]["metrics"].items()
     ]
     return pd.DataFrame(rows, columns=["dataset", "model", "method", "seed", "severity", "metric", "value"])
+
+
+def of_whole_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of each method the rows of those seeds that have every severity it has been looked at with."""
+    methods = [
+        rows[rows["seed"].isin(whole_seeds(rows, "severity"))]
+        for _, rows in frame.groupby("method", sort=False)
+    ]
+    return pd.concat(methods).sort_index() if methods else frame
 
 
 def _run(spec: CorruptedSpec) -> dict[str, object]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from experiments.engine.record import Store
 from experiments.engine.spec import DrawSweepSpec, EvalSpec
-from experiments.image_classification.frames import method_label, pairs_of, published
+from experiments.image_classification.frames import method_label, pairs_of, published, whole_seeds
 
 SHOWN = ["top1_acc", "nll", "ece", "brier"]
 AVERAGE = "IVON"  # over posterior draws; IVON@mean takes none
@@ -37,17 +37,13 @@ def draws_frame(
 
 
 def of_whole_seeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of each panel (`varied`) the rows of those seeds that have every number of draws found there.
-
-    Seeds differ by more than draws do: one that had its share in some of the points, or in the mean alone,
-    would bend the curve. Where no seed is whole, all of them stay.
+    """Of each panel (`varied`) the rows of those seeds that have every number of draws found there: the mean
+    is then that of the networks whose average is drawn, too.
     """
     panels = []
     for _, rows in frame.groupby("varied", sort=False):
         averages = rows[rows["method"] == AVERAGE]
-        counts = averages.groupby("seed")["draws"].nunique()
-        whole = counts.index[counts == averages["draws"].nunique()]
-        panels.append(rows[rows["seed"].isin(whole)] if len(whole) else rows)
+        panels.append(rows[rows["seed"].isin(whole_seeds(averages, "draws"))] if len(averages) else rows)
     return pd.concat(panels).sort_index() if panels else frame
 
 

@@ -124,6 +124,16 @@ def published(name: str) -> pd.DataFrame:
     return pd.read_csv(PUBLISHED / f"{name}.csv")
 
 
+def whole_seeds(rows: pd.DataFrame, x: str) -> list[int]:
+    """The seeds that have every value of x found in `rows`; all of them if none has.
+
+    Seeds differ by more than neighbours along x do: one with its share in some of the points alone would bend
+    the curve of the means.
+    """
+    found = rows.groupby("seed")[x].nunique()
+    return list(found.index[found == rows[x].nunique()]) or list(found.index)
+
+
 def caption(what: str, scale: Scale, specs: Sequence[TrainSpec | Look], store: Store) -> str:
     """What is shown, at which scale it was measured, on what, and how many of the runs are there."""
     seeds = len({spec.trainings[0].seed for spec in specs})

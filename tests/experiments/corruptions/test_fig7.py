@@ -78,3 +78,16 @@ def test_the_caption_names_both_sources_where_there_are_two(captions, tmp_path: 
     assert "made from the published definitions, with drawn ice in place" in words
     assert "images of the published archive" in words
     assert "means over the 15 corruptions" in words and "only" not in words
+
+
+def test_a_seed_that_lacks_a_severity_does_not_bend_the_curve(captions, tmp_path: Path):
+    store = Store(tmp_path / "runs")
+    for spec in FIG7.runs("demo"):
+        train = spec.look.train
+        if train.method.name == "ivon" and (train.seed == 0 or (train.seed, spec.severity) == (1, 3)):
+            add(store, spec, "made", accuracy=90.0 - 20 * train.seed - spec.severity)
+    paths = FIG7.render("demo", store, tmp_path / "out")
+    frame = pd.read_csv(next(path for path in paths if path.suffix == ".csv"))
+    accuracy = frame[frame.metric == "top1_acc"]
+    assert accuracy.set_index("severity").value.to_dict() == {k: 90.0 - k for k in range(1, 6)}
+    assert "Seeds that lack a severity are left out." in captions[0]
