@@ -5,6 +5,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -84,6 +85,19 @@ def unpack(file: Path, target: Path) -> None:
                 archive.extractall(target)  # strips drive letters, leading slashes and ".."
         else:
             with tarfile.open(file) as archive:
-                archive.extractall(target, filter="data")
+                if hasattr(tarfile, "data_filter"):
+                    archive.extractall(target, filter="data")
+                else:  # Python before 3.11.4, as Debian 12 has it
+                    archive.extractall(target, members=_plain_members(archive, target.resolve()))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise RunError(f"cannot unpack {file.name}: {' '.join(str(error).split())}") from error
+
+
+def _plain_members(archive: tarfile.TarFile, target: Path) -> Iterator[tarfile.TarInfo]:
+    """The members, which must be files and folders within `target`."""
+    for member in archive:
+        if not (member.isreg() or member.isdir()):
+            raise tarfile.TarError(f"{member.name!r} is neither a file nor a folder")
+        if not (target / member.name).resolve().is_relative_to(target):
+            raise tarfile.TarError(f"{member.name!r} would be outside the destination")
+        yield member
