@@ -94,7 +94,7 @@ class Training(Spec):
 
     @property
     def step_draws(self) -> int:
-        """Passes over the images of a step, each with weights of its own."""
+        """Passes over the batch of a step, each with weights of its own."""
         return getattr(self.method, "mc_samples", 1)
 
     @property
