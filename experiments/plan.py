@@ -40,13 +40,17 @@ def _time(left: list[Spec], store: Store, throughput: Throughput, device: str) -
         bases[estimate.basis] += 1
     if bases:
         hours = f"{total / 3600:.3g}" if total < 3.6e6 else f"{total / 3600:,.0f}"
-        yield f"time: {hours} {device}-hours for {sum(bases.values())} runs, from"
-        yield from (f"    {basis}: {number} runs" for basis, number in bases.most_common())
+        yield f"time: {hours} {device}-hours for {_runs(bases.total())}, from"
+        yield from (f"    {basis}: {_runs(number)}" for basis, number in bases.most_common())
     if unknown:
         yield (
-            f"time: not known for {unknown} runs: nothing like them has been measured on a {device}; "
+            f"time: not known for {_runs(unknown)}: nothing like them has been measured on a {device}; "
             "--measure times some steps of each kind on this machine"
         )
+
+
+def _runs(number: int) -> str:
+    return f"{number} run" if number == 1 else f"{number} runs"
 
 
 def unmeasured(specs: list[Spec], throughput: Throughput) -> list[Training]:

@@ -81,7 +81,7 @@ def test_what_a_checkpoint_holds_is_not_to_do_any_more(store):
     assert fraction_done(folder) == 0.0  # news alone: a restart would begin anew
     (folder / "checkpoint-000000003-0.pt").touch()
     assert fraction_done(folder) == 0.75
-    assert "time: 0.25 CPU core-hours for 1 runs" in "\n".join(plan([spec], store, [store], "cpu"))
+    assert "time: 0.25 CPU core-hours for 1 run," in "\n".join(plan([spec], store, [store], "cpu"))
 
 
 def test_it_counts_what_is_to_do_and_names_what_is_not_known(store):

@@ -127,7 +127,8 @@ class SurfaceSpec(Toy):
 
     @property
     def label(self) -> str:
-        return f"{self.method.name} over a surface, {len(self.starts)} starts"
+        curvature = f" from hess_init {self.method.hess_init:g}" if self.method.name == "ivon" else ""
+        return f"{self.method.name}{curvature} over a surface, {len(self.starts)} starts"
 
     @property
     def _passes(self) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from experiments.engine.train import Task
     from experiments.engine.watch import Watch
 
-VARIED = ("mc_samples", "hess_approx")  # fields of a method that one artefact trains with different values
+VARIED = ("damping", "mc_samples", "hess_approx")  # fields of a method of which artefacts try several values
 MethodSettings = Annotated[reduce(or_, METHODS.values()), Field(discriminator="name")]  # type: ignore[valid-type]
 
 
@@ -99,11 +99,11 @@ class Training(Spec):
 
     @property
     def method_label(self) -> str:
-        """The method, with what Figure 4 and Table 7 vary of it: "ivon hess_approx=ggn"."""
+        """The method, with what artefacts vary of it: "ivon lr=0.1 hess_approx=ggn"."""
         fields = type(self.method).model_fields
         values = {name: getattr(self.method, name) for name in VARIED if name in fields}
         changed = [f"{name}={value}" for name, value in values.items() if value != fields[name].default]
-        return " ".join((self.method.name, *changed))
+        return " ".join((self.method.name, f"lr={self.method.lr:g}", *changed))
 
     @property
     def pace(self) -> Pace:

@@ -174,7 +174,8 @@ def test_nearest_name_or_all_of_them():
     assert nearest("xyz", ["table1", "fig1b"]) == "known: table1, fig1b"
 
 
-@pytest.mark.parametrize("artefact", ["table2", "table3", "table7", "table8", "fig4", "fig7", "temperature"])
+@pytest.mark.parametrize("artefact", ARTEFACTS)
 def test_runs_of_an_artefact_can_be_told_apart_by_their_labels(artefact):
-    labels = [spec.label for spec in ARTEFACTS[artefact].specs("small")]
-    assert len(set(labels)) == len(labels)
+    for scale in ARTEFACTS[artefact].scales:
+        labels = [spec.label for spec in ARTEFACTS[artefact].specs(scale)]
+        assert len(set(labels)) == len(labels), scale
