@@ -9,7 +9,7 @@ Usable with any network whose backward pass can be differentiated once more:
     optimizer.step()
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ class AdaHessian(torch.optim.Optimizer):
     theta <- (1 - lr wd) theta - lr mhat / (sqrt(vhat) + eps).
 
     `generator` draws z; it must live on the parameters' device. `backward` takes the place of
-    `loss.backward()`.
+    `loss.backward()`. Several calls of it before a `step` add up, as micro-batches do; the gradients of the
+    step before are dropped at the first, so that no `zero_grad` is needed.
     """
 
     def __init__(
@@ -43,7 +44,13 @@ class AdaHessian(torch.optim.Optimizer):
         self._curvature: dict[Tensor, Tensor] = {}
 
     def backward(self, loss: Tensor) -> None:
-        """Fill `p.grad`, and keep D = z * (H z) of one Rademacher z for the next `step`."""
+        """Fill `p.grad`, and keep D = z * (H z) of one Rademacher z for the next `step`.
+
+        Each call has a z of its own: the sum of D over calls is unbiased for the sum of their losses.
+        """
+        if not self._curvature:
+            # Otherwise parameters that this loss leaves out kept a gradient of the step before.
+            super().zero_grad(set_to_none=True)
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
         grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
         used = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
@@ -61,12 +68,26 @@ class AdaHessian(torch.optim.Optimizer):
                 allow_unused=True,
             )
         for (p, g), z, hz in zip(used, signs, products, strict=True):
-            p.grad = g.detach()
-            self._curvature[p] = torch.zeros_like(p) if hz is None else z * hz
+            grad, diagonal = g.detach(), torch.zeros_like(p) if hz is None else z * hz
+            if p.grad is not None and p in self._curvature:
+                grad, diagonal = p.grad + grad, self._curvature[p] + diagonal
+            p.grad, self._curvature[p] = grad, diagonal
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, and forget the curvature that was kept with them."""
+        self._curvature.clear()
+        super().zero_grad(set_to_none)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Update from the gradients and the curvature of the last `backward`."""
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update from the gradients and the curvature of `backward` since the last step.
+
+        A `closure` computes the loss, calls `backward` and returns the loss, which is returned here.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for p in (p for p in group["params"] if p.grad is not None):
@@ -88,3 +109,8 @@ class AdaHessian(torch.optim.Optimizer):
                 denominator = (state["square"] / (1 - beta2**t)).sqrt_().add_(group["eps"])
                 p.addcdiv_(state["mean"], denominator, value=-group["lr"] / (1 - beta1**t))
         self._curvature.clear()
+        return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles are made of this; torch's has only what all optimizers have.
+        return {**super().__getstate__(), "generator": self.generator, "_curvature": self._curvature}

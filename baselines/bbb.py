@@ -116,6 +116,7 @@ class BayesByBackprop:
         self._kl_weight, self._seed, self._steps = kl_weight, seed, 0
 
     def step(self, loss: Loss) -> Tensor:
+        loss.check_undivided("BBB")
         self.optimizer.zero_grad(set_to_none=True)
         generator = keyed_generator(self.posterior.rho.device, self._seed, "bbb", self._steps)
         with self.posterior.sampled(generator) as noise:

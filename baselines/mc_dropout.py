@@ -31,6 +31,9 @@ class Masks:
     def __init__(self, model: nn.Module, sites: Sequence[str], rate: float) -> None:
         modules = dict(model.named_modules())
         unknown = [site for site in sites if site not in modules]
+        twice = sorted({site for site in sites if sites.count(site) > 1})
+        if twice:
+            raise ValueError(f"dropout sites of {type(model).__name__}: {twice} more than once")
         if unknown or not sites:
             raise ValueError(
                 f"dropout sites of {type(model).__name__}: {unknown or 'none'}; "
@@ -39,8 +42,13 @@ class Masks:
         if not 0 < rate < 1:
             raise ValueError(f"dropout rate must be between 0 and 1, got {rate}")
         self.sites, self.rate, self.active = list(sites), rate, False
-        self.device = next(model.parameters()).device
+        self._model = model
         self._handles = [modules[site].register_forward_hook(self._drop) for site in sites]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is now: it may have moved since it got its masks."""
+        return next(self._model.parameters()).device
 
     def _drop(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return F.dropout(output, self.rate) if self.active else output
@@ -91,6 +99,7 @@ class MCDropout:
         self._seed, self._steps = seed, 0
 
     def step(self, loss: Loss) -> Tensor:
+        loss.check_undivided("MC-dropout")
         self.optimizer.zero_grad(set_to_none=True)
         ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank = torch.distributed.get_rank() if ranks else 0  # other examples get other masks

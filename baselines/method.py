@@ -32,11 +32,13 @@ class Loss:
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     # Is shown the outputs of every forward pass, detached, and the number of their micro-batch.
     seen: Callable[[Tensor, int], None] | None = None
-    micro_batches: int = 1  # equal parts that are computed one after the other, each with a draw of its own
+    # Equal parts that are computed one after the other, each with a draw of its own. More than one, and a
+    # `max_grad_norm`, are for IVON and for point estimates; other methods refuse them (`check_undivided`).
+    micro_batches: int = 1
     number: int = 0  # of this part among them
     # The stream for the draws of each of them, where it must not be the method's own; IVON heeds it.
     noise: Callable[[int], torch.Generator] | None = None
-    max_grad_norm: float = math.inf  # methods that draw clip the gradients of each draw, others their mean
+    max_grad_norm: float = math.inf  # IVON clips the gradients of each draw, other methods their mean
     # Within it a backward pass leaves its gradients on this process, to be reduced with those that follow.
     apart: Callable[[], AbstractContextManager[Any]] = nullcontext
 
@@ -57,6 +59,14 @@ class Loss:
         return [
             replace(self, inputs=x, targets=y, micro_batches=1, number=i) for i, (x, y) in enumerate(pieces)
         ]
+
+    def check_undivided(self, method: str) -> None:
+        """ValueError if a method that takes the mini-batch as it is would leave out what is asked for."""
+        if self.micro_batches > 1 or self.max_grad_norm < math.inf:
+            raise ValueError(
+                f"{method} needs micro_batches 1 and max_grad_norm inf, got {self.micro_batches} and "
+                f"{self.max_grad_norm}"
+            )
 
     def clip(self, optimizer: torch.optim.Optimizer) -> None:
         """Scale all gradients together so that their norm is at most `max_grad_norm`."""

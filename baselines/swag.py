@@ -87,6 +87,18 @@ class IterateGaussian:
         return {"count": self.count, "mean": self.mean, "squares": self.squares, "deviations": kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; ValueError if that was another model or rank."""
+        size = sum(p.numel() for p in self.params) if state["count"] else 0
+        if state["mean"].numel() != size:
+            raise ValueError(
+                f"SWAG: the state is of {state['mean'].numel()} parameters, the model has {size}"
+            )
+        kept = min(state["count"], self.rank)
+        if len(state["deviations"]) != kept:
+            raise ValueError(
+                f"SWAG: the state has {len(state['deviations'])} deviations of {state['count']} iterates, "
+                f"rank {self.rank} needs {kept}"
+            )
         self.count = state["count"]
         self.mean, self.squares = (state[name].to(self.params[0], copy=True) for name in ("mean", "squares"))
         self.deviations = self.mean.new_zeros(self.rank if self.count else 0, len(self.mean))
@@ -126,6 +138,7 @@ class SWAG:
                 group["lr"] = self._lr
 
     def step(self, loss: Loss) -> Tensor:
+        loss.check_undivided("SWAG")
         self.optimizer.zero_grad(set_to_none=True)
         value = loss()
         value.backward()
@@ -150,6 +163,6 @@ class SWAG:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.gaussian.load_state_dict(state["gaussian"])  # first, as it refuses what does not fit
         self.optimizer.load_state_dict(state["optimizer"])
-        self.gaussian.load_state_dict(state["gaussian"])
         self._steps = state["steps"]

@@ -84,8 +84,10 @@ class VOGN(torch.optim.Optimizer):
         mc_samples: int = 1,
         seed: int = 0,
     ) -> None:
-        if mc_samples < 0:
-            raise ValueError(f"mc_samples must be >= 0 (0: gradients at the mean), got {mc_samples}")
+        if isinstance(mc_samples, bool) or not isinstance(mc_samples, int) or mc_samples < 0:
+            raise ValueError(
+                f"mc_samples must be an integer >= 0 (0: gradients at the mean), got {mc_samples!r}"
+            )
         group = {
             "lr": lr,
             "data_size": data_size,
@@ -155,6 +157,10 @@ class VOGN(torch.optim.Optimizer):
         with replaced(params, flat(params).addcmul_(noise, stds)):
             yield
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles are made of this; torch's has only what all optimizers have.
+        return {**super().__getstate__(), "mc_samples": self.mc_samples}
+
     def _evaluate_draw(
         self, closure: Callable[[], Tensor], params: list[Tensor], k: int
     ) -> tuple[Tensor, list[Tensor]]:
@@ -223,6 +229,7 @@ class VariationalOnlineGaussNewton:
         self._network = network
 
     def step(self, loss: Loss) -> Tensor:
+        loss.check_undivided("VOGN" if self.optimizer.mc_samples else "OGN")
         return self.optimizer.step(lambda: loss.per_example_backward(self._network))
 
     def begin_epoch(self, epoch: int, epochs: int, steps: int) -> None:

@@ -2,6 +2,7 @@
 came later.
 """
 
+import io
 import os
 import sys
 
@@ -9,6 +10,8 @@ from experiments.errors import RunError, UserError
 
 
 def main(arguments: list[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an arrow that a terminal does not know is no reason to end
     try:
         from experiments.commands import dispatch
 

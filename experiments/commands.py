@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,8 +17,10 @@ from experiments.engine.spec import Spec, nearest
 from experiments.errors import UserError
 from experiments.executors import EXECUTORS, executor
 from experiments.plan import plan, unmeasured
-from experiments.run import RESULTS, chosen, known_stores, run, show
+from experiments.run import RESULTS, check_request, chosen, known_stores, run, show
 from experiments.status import logs, status
+
+DEFAULT_SCALE: Scale = "demo"
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,14 +50,16 @@ def command_line() -> Parser:
         sub.add_argument(
             "--runs",
             type=Path,
-            default=Path(os.environ.get("IVON_RUNS", RESULTS / "runs")),
+            default=Path(os.environ.get("IVON_RUNS") or RESULTS / "runs").expanduser(),
             help="folder of this machine's records and checkpoints (default: $IVON_RUNS, else results/runs)",
         )
         return sub
 
     def with_artefact(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
         sub.add_argument("artefact")
-        sub.add_argument("--scale", default="demo", help=f"one of {', '.join(SCALES)} (default: %(default)s)")
+        sub.add_argument(
+            "--scale", default=DEFAULT_SCALE, help=f"one of {', '.join(SCALES)} (default: {DEFAULT_SCALE})"
+        )
         return sub
 
     def with_choice(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -104,10 +108,11 @@ def command_line() -> Parser:
         "run", help="its id, or how it begins"
     )
     render = with_artefact(command("render", _render, "redraw an artefact, or all, from records alone"))
+    render.set_defaults(scale=None)  # of all: every scale
     render.add_argument("--from", dest="source", choices=("runs", "reference"), default="runs")
     with_artefact(command("publish", _publish, "copy this machine's records to results/reference"))
     verify = command("verify", _verify, "the paper's claims: difference, interval, verdict")
-    verify.add_argument("--scale", default="demo")
+    verify.add_argument("--scale", default=DEFAULT_SCALE)
     verify.add_argument("--from", dest="source", choices=("runs", "reference"), default="runs")
     sampling = command("sample", _sample, "text of a trained GPT-2, at the mean and under posterior draws")
     exporting = command("export", _export, "a trained GPT-2 as a folder that the library transformers loads")
@@ -144,7 +149,7 @@ def _distinct(artefact: Artefact) -> list[Scale]:
     return list(found.values())
 
 
-def _any_done(specs: list[Spec], store: Store) -> bool:
+def _any_done(specs: Sequence[Spec], store: Store) -> bool:
     return any(store.done(spec) for spec in specs)
 
 
@@ -164,6 +169,7 @@ def _list(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     artefact, scale = _artefact(args)
     store, specs = Store(args.runs), chosen(artefact.specs(scale), args.only, args.set)
+    check_request(specs, args)
     known = known_stores(store)
     cluster = (
         executor("slurm").check(args.cluster, None, args.processes) if args.executor == "slurm" else None
@@ -218,8 +224,15 @@ def _render(args: argparse.Namespace) -> int:
     else:
         store, root = Snapshot(RESULTS / "reference"), RESULTS / "artefacts"
     if args.artefact == "all":
-        jobs = [(a, s) for a in ARTEFACTS.values() for s in _distinct(a) if _any_done(a.runs(s), store)]
+        asked = [_scale(args.scale, SCALES)] if args.scale else SCALES
+        jobs = [(a, s) for a in ARTEFACTS.values() for s in _distinct(a) if s in asked]
+        jobs = [(artefact, scale) for artefact, scale in jobs if _any_done(artefact.runs(scale), store)]
+        if not jobs:
+            raise UserError(
+                f"no finished run of any artefact in {os.path.relpath(store.root)}: nothing to draw"
+            )
     else:
+        args.scale = args.scale or DEFAULT_SCALE
         jobs = [_artefact(args)]
     for artefact, scale in jobs:
         paths = artefact.render(scale, store, files.writable_folder(root / scale))
@@ -234,6 +247,10 @@ def _publish(args: argparse.Namespace) -> int:
     artefact, scale = _artefact(args)
     specs = artefact.specs(scale)
     copied = Store(args.runs).copy_to(Store(RESULTS / "reference"), specs)
+    if not copied:
+        raise UserError(
+            f"no run of {artefact.name} at scale {scale} is over in {args.runs}: nothing to publish"
+        )
     print(f"{copied} of {len(specs)} records copied to {os.path.relpath(RESULTS / 'reference')}")
     return 0
 
@@ -248,7 +265,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _sample(args: argparse.Namespace) -> int:
     for name, least in (("tokens", 1), ("draws", 0), ("temperature", 0), ("top_k", 1)):
-        if getattr(args, name) < least:
+        if not getattr(args, name) >= least:  # nor NaN
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {least}")
     from experiments.gpt2.demonstration import language_run, write_and_doubt
 

@@ -19,7 +19,7 @@ from experiments.engine.gpus import visible_gpus
 from experiments.engine.local import Launcher, Options, default_device, default_jobs
 from experiments.engine.progress import display
 from experiments.engine.record import Snapshot, Store
-from experiments.engine.spec import Spec, nearest
+from experiments.engine.spec import Spec, nearest, parse_spec
 from experiments.engine.spec.base import Source
 from experiments.errors import UserError
 from experiments.executors import executor
@@ -34,10 +34,10 @@ def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     specs = chosen(artefact.specs(scale), args.only, args.set)
     if args.executor == "slurm":
         return _on_cluster(specs, artefact, scale, args)
-    if args.cluster or args.wait:
-        raise UserError(f"{'--cluster' if args.cluster else '--wait'}: only with --executor slurm")
+    if args.wait:
+        raise UserError("--wait: only with --executor slurm")
+    check_request(specs, args)
     options = _options(args)
-    _check_shared(specs, options.processes)
     _check_gpus(options)
     store = Store(files.writable_folder(args.runs))
     check_data(specs)
@@ -50,10 +50,9 @@ def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
 
 def _on_cluster(specs: list[Spec], artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     """Submit what is missing and return at once, or with --wait when all is over; the exit code."""
-    _check_counts(args)
+    check_request(specs, args)
     cluster = executor(args.executor)
     profile = cluster.check(args.cluster, args.jobs, args.processes)
-    _check_shared(specs, args.processes or 1)
     store = Store(files.writable_folder(args.runs.absolute()))
     for line in cluster.run(specs, store, profile, args.processes, known_stores(store)):
         print(line, file=sys.stderr)
@@ -105,23 +104,31 @@ def _finish(
             )
     if args.set:
         _report(specs, store)
+    elif not any(store.done(spec) for spec in artefact.runs(scale)):
+        print("nothing to draw: what it shows could not be run", file=sys.stderr)
     else:
         folder = files.writable_folder(args.runs / "artefacts" / scale)
         show(artefact.render(scale, Snapshot(store.root), folder))
     return 1 if failed else 0
 
 
-def _check_counts(args: argparse.Namespace) -> None:
+def check_request(specs: list[Spec], args: argparse.Namespace) -> None:
+    """What `plan` and `run` are asked for alike."""
     for name in ("jobs", "processes"):
-        value = getattr(args, name)
+        value = getattr(args, name, None)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
-    if not args.checkpoint_seconds > 0:
-        raise UserError(f"--checkpoint-seconds {args.checkpoint_seconds}: must be above 0")
+    if args.cluster and args.executor != "slurm":
+        raise UserError("--cluster: only with --executor slurm")
+    processes = args.processes or 1
+    for train in [train for spec in specs for train in spec.trainings]:
+        if why_not := train.not_shared_by(processes):
+            raise UserError(f"--processes {processes}: {why_not}")
 
 
 def _options(args: argparse.Namespace) -> Options:
-    _check_counts(args)
+    if not args.checkpoint_seconds > 0:
+        raise UserError(f"--checkpoint-seconds {args.checkpoint_seconds}: must be above 0")
     device = args.device or default_device()
     if device == "cuda" and default_device() != "cuda":
         raise UserError("--device cuda: this machine has no NVIDIA GPU; allowed: cpu")
@@ -134,14 +141,6 @@ def _options(args: argparse.Namespace) -> Options:
     )
 
 
-def _check_shared(specs: list[Spec], processes: int) -> None:
-    """Whether each training can be shared among so many processes."""
-    for train in [train for spec in specs for train in spec.trainings]:
-        why_not = train.not_shared_by(processes)
-        if why_not:
-            raise UserError(f"--processes {processes}: {why_not}")
-
-
 def _check_gpus(options: Options) -> None:
     """Whether each process of a training has a GPU to itself, as NCCL wants it."""
     gpus = len(visible_gpus())
@@ -151,31 +150,49 @@ def _check_gpus(options: Options) -> None:
         )
 
 
-def _assignments(option: str, pairs: Sequence[str]) -> dict[str, str]:
+def _assignments(option: str, pairs: Sequence[str]) -> list[tuple[str, str]]:
     for pair in pairs:
         if "=" not in pair:
             raise UserError(f"{option} {pair}: must be FIELD=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)  # type: ignore[misc]
+    return [(field, value) for field, _, value in (pair.partition("=") for pair in pairs)]
 
 
 def chosen(specs: list[Spec], only: list[str], changes: Sequence[str] = ()) -> list[Spec]:
     """The runs whose training has the values that `--only FIELD=VALUE` asks for, changed as `--set` does.
 
-    A kind may be that of the run itself too (`kind=cost`), which comes with the runs that it needs.
+    A field that is asked for twice may have either value. A kind is that of the run itself where there is such
+    a run (`kind=cost`), which comes with the runs that it needs.
     """
-    for field, value in _assignments("--only", only).items():
-        asked = f"--only {field}={value}"
-        values = [{value_of(train, field, asked) for train in spec.trainings} for spec in specs]
-        own = [spec.kind if field == "kind" else None for spec in specs]
-        if value not in (known := set(own).union(*values) - {None}):
-            raise UserError(f"{asked}: no run left has that; {nearest(value, sorted(known))}")
-        specs = with_required(
-            spec
-            for spec, of_trainings, kind in zip(specs, values, own, strict=True)
-            if value == kind or of_trainings == {value}
-        )
-    assignments = _assignments("--set", changes)
+    wanted: dict[str, list[str]] = {}
+    for field, value in _assignments("--only", only):
+        wanted.setdefault(field, []).append(value)
+    for field, allowed in wanted.items():
+        specs = _with_value(specs, field, allowed)
+    assignments: dict[str, str] = {}
+    for field, value in _assignments("--set", changes):
+        if field in assignments:
+            raise UserError(f"--set {field}={value}: it is set to {assignments[field]} already")
+        assignments[field] = value
     return _changed(specs, assignments) if assignments else specs
+
+
+def _with_value(specs: list[Spec], field: str, allowed: list[str]) -> list[Spec]:
+    """Those whose trainings all have one of these values, and what they need."""
+    asked = f"--only {field}={allowed[0]}"
+    found = [{value_of(train, field, asked) for train in spec.trainings} for spec in specs]
+    known = set().union(*found)
+    if field == "kind":
+        own = {spec.kind for spec in specs}
+        known |= own
+        if not own.isdisjoint(allowed):
+            found = [{spec.kind} for spec in specs]
+    for value in allowed:
+        if value not in known:
+            why = nearest(value, sorted(known)) if known else "they have no training; kind=... chooses them"
+            raise UserError(f"--only {field}={value}: no run left has that; {why}")
+    return with_required(
+        spec for spec, values in zip(specs, found, strict=True) if values and values <= set(allowed)
+    )
 
 
 def _changed(specs: list[Spec], changes: dict[str, str]) -> list[Spec]:
@@ -183,6 +200,7 @@ def _changed(specs: list[Spec], changes: dict[str, str]) -> list[Spec]:
     found: dict[str, Spec] = {}
     for spec in specs:
         new = spec.with_trainings(partial(changed, assignments=changes))
+        new = parse_spec(new.model_dump(mode="json"))  # what goes with one training may not go with another
         found.setdefault(new.id, new)
     return list(found.values())
 

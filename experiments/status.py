@@ -52,7 +52,7 @@ def state_of(spec: Spec, store: Store, cluster: Any = None) -> str:
 def _progress(folder: Path) -> str:
     try:
         news = json.loads((folder / "progress.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # not there, or damaged
         return ""
     if "at" not in news:
         return f" ({100 * news['fraction']:.0f} %)"

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from plots.curves import draw_curve, only_pair
+from plots.curves import draw_curve, only_pair, with_bands
 from plots.style import add_caption, color_of, house_style, marker_of, new_figure, save_figure
 
 PANELS = ("test draws", "training draws")
@@ -42,7 +42,7 @@ def draw(frame: pd.DataFrame, paper: pd.DataFrame, stem: Path, caption: str) -> 
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         grid[0, 0].legend(loc="best")
         fig.suptitle(f"{dataset}, {model}", fontsize=9)
-        add_caption(fig, caption)
+        add_caption(fig, with_bands(caption, frame))
         return save_figure(fig, stem, _together(frame, comparable))
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from plots.comparison import CELL
 from plots.files import csv_bytes, replace_file
-from plots.table_formats import LATEX
+from plots.table_formats import LATEX, fitted, latex_caption
 
 PLACE = ["dataset", "model", "method"]
 TITLES = {"dataset": "Data", "model": "Network", "method": "Method"}
@@ -23,8 +23,8 @@ def beside(ours: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
         columns={"value": "paper_value", "source": "paper_source"}
     )
     both = ours.merge(published[[*CELL, "paper_value", "paper_source"]], on=CELL, how="outer", sort=False)
-    order = {key: i for i, key in enumerate(map(tuple, pd.concat([ours, published])[CELL].values))}
-    place = [order[key] for key in map(tuple, both[CELL].values)]
+    order = list(dict.fromkeys(map(tuple, pd.concat([ours, published])[CELL].values)))
+    place = [order.index(key) for key in map(tuple, both[CELL].values)]
     return both.assign(place=place).sort_values("place").drop(columns="place").reset_index(drop=True)
 
 
@@ -58,9 +58,9 @@ def write(
     text = "\n\n".join((caption, *map(_markdown, grids), legend)) + "\n"
     tabulars = "\n\n\\medskip\n".join(map(_latex, grids))
     label = f"\\label{{tab:{Path(stem).name}}}"
-    float_ = (
-        "% needs \\usepackage{booktabs}\n\\begin{table}[t]\n\\centering\n"
-        f"\\caption{{{f'{caption} {legend}'.translate(LATEX)}}}\n{label}\n\\footnotesize\n"
+    float_ = fitted(
+        "\\begin{table}[t]\n\\centering\n"
+        f"\\caption{{{latex_caption(f'{caption} {legend}')}}}\n{label}\n\\footnotesize\n"
         f"{tabulars}\n\\end{{table}}\n"
     )
     return [

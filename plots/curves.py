@@ -30,6 +30,11 @@ def draw_curve(ax: Axes, frame: pd.DataFrame, x: str, y: str, *, color: str, mar
     ax.fill_between(over_seeds.index, lower, upper, color=color, alpha=0.18, linewidth=0)
 
 
+def with_bands(caption: str, frame: pd.DataFrame) -> str:
+    """The caption, with what the bands are where there are any."""
+    return f"{caption} Bands: one standard deviation over seeds." if frame["seed"].nunique() > 1 else caption
+
+
 def logarithmic(ax: Axes, *, lowest: float) -> None:
     """A logarithmic y axis labelled in plain numbers; it goes down to the data, or to `lowest` at most."""
     ax.set_yscale("log", nonpositive="clip")
@@ -37,7 +42,15 @@ def logarithmic(ax: Axes, *, lowest: float) -> None:
     top = ax.dataLim.y1 * 1.15
     bottom = max(lowest, 0.87 * ax.dataLim.minposy, 1e-6)
     ax.set_ylim(bottom=bottom, top=max(top, 2 * bottom))
-    subs = (1, 2, 3, 5) if top / bottom < 50 else (1, 3) if top / bottom < 1000 else (1,)
+    subs = (
+        range(1, 10)
+        if top / bottom < 8
+        else (1, 2, 3, 5)
+        if top / bottom < 50
+        else (1, 3)
+        if top / bottom < 1000
+        else (1,)
+    )
     ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=15))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())

@@ -8,7 +8,7 @@ import pandas as pd
 from plots.style import add_caption, house_style, in_display_order, new_figure, save_figure
 
 INSIDE, OUTSIDE = "#CC3311", "#888888"  # the paper's red and grey
-OVERLAP = 1.5  # height of a ridge, in distances between two
+HEIGHT = 0.9  # of a ridge, in distances between two: translucent ones must not overlap
 
 
 def draw(frame: pd.DataFrame, stem: Path, caption: str, *, most_nats: float) -> list[Path]:
@@ -25,10 +25,12 @@ def draw(frame: pd.DataFrame, stem: Path, caption: str, *, most_nats: float) -> 
         axes = fig.subplots(1, len(datasets), squeeze=False, sharey=True)[0]
         for ax, dataset in zip(axes, datasets, strict=True):
             panel = pooled[pooled.dataset == dataset]
-            height = OVERLAP / np.sqrt(panel.share.max())
+            height = HEIGHT / np.sqrt(panel.share.max())
             for level, method in enumerate(reversed(methods)):
                 for side, color in (("outside", OUTSIDE), ("inside", INSIDE)):
                     ridge = panel[(panel.method == method) & (panel.side == side)].sort_values("bin")
+                    if ridge.empty:  # not looked at yet
+                        continue
                     edges = np.linspace(0, most_nats, int(ridge.bins.iloc[0]) + 1)
                     # The root, as most test images are in the first bin and nothing else would be seen.
                     tops = level + height * np.sqrt(ridge.share.to_numpy())
@@ -42,5 +44,5 @@ def draw(frame: pd.DataFrame, stem: Path, caption: str, *, most_nats: float) -> 
         axes[0].stairs([0], [0, 0], fill=True, color=INSIDE, alpha=0.55, label="test images")
         axes[0].stairs([0], [0, 0], fill=True, color=OUTSIDE, alpha=0.55, label="images from elsewhere")
         fig.legend(loc="outside upper center", ncols=2)
-        add_caption(fig, f"{caption} Heights are square roots of shares.")
+        add_caption(fig, f"{caption} Seeds are pooled. Heights are square roots of shares.")
         return save_figure(fig, stem, pooled)

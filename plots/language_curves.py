@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
-from plots.curves import draw_curve
+from plots.curves import draw_curve, with_bands
 from plots.style import (
     add_caption,
     color_of,
@@ -21,21 +21,27 @@ from plots.style import (
 STYLES = ("-", "--", ":", "-.")
 
 
-def perplexity(frame: pd.DataFrame, paper: pd.DataFrame, stem: Path, caption: str) -> list[Path]:
-    """Write validation perplexity against tokens, and against hours.
+def perplexity(
+    frame: pd.DataFrame, paper: pd.DataFrame, stem: Path, caption: str, *, hours: bool
+) -> list[Path]:
+    """Write validation perplexity against tokens and, if `hours`, against hours, a line a seed.
 
     frame: columns dataset, model, method, seed, tokens, hours, perplexity; one row a look at the validation
     text. A colour a method, a style a model. paper: `val_perplexity_at_100k_steps` of the same data set and
     models become marks at the end of training.
     """
     with house_style():
-        fig = new_figure(7.4, 3.4)
-        left, right = fig.subplots(1, 2, sharey=True)
+        fig = new_figure(7.4 if hours else 5.6, 3.4)
+        axes = fig.subplots(1, 1 + hours, sharey=True, squeeze=False)[0]
+        left = axes[0]
         styles = _styles(frame, "model")
         _draw_lines(left, frame, "tokens", "perplexity", "model", styles)
-        for (model, method), rows in frame.groupby(["model", "method"], sort=False):
-            for _, run in rows.groupby("seed"):
-                right.plot(run["hours"], run["perplexity"], styles[model], color=color_of([method])[method])
+        for right in axes[1:]:
+            right.set_xlabel("hours of training")
+            for (model, method), rows in frame.groupby(["model", "method"], sort=False):
+                for _, run in rows.groupby("seed"):
+                    line = {"linestyle": styles[model], "color": color_of([method])[method]}
+                    right.plot(run["hours"], run["perplexity"], **line)
         same = paper[
             (paper["metric"] == "val_perplexity_at_100k_steps")
             & paper["dataset"].isin(frame["dataset"])
@@ -44,14 +50,13 @@ def perplexity(frame: pd.DataFrame, paper: pd.DataFrame, stem: Path, caption: st
         for row in same.itertuples():
             look = {"color": color_of([row.method])[row.method], "markerfacecolor": "white", "clip_on": False}
             left.plot([frame["tokens"].max()], [row.value], "D", markersize=5, **look)
-        for ax in (left, right):
+        for ax in axes:
             _scale(ax, frame["perplexity"])
             ax.set_xlim(left=0)
         left.set(xlabel="tokens", ylabel="validation perplexity")
         left.xaxis.set_major_formatter(EngFormatter())
-        right.set(xlabel="hours of training")
         _finish(fig, frame, "model", styles, with_paper=len(same) > 0)
-        add_caption(fig, caption)
+        add_caption(fig, with_bands(caption, frame))
         return save_figure(fig, stem, frame)
 
 
@@ -69,7 +74,7 @@ def training_loss(frame: pd.DataFrame, stem: Path, caption: str, *, style_by: st
         ax.set_xlim(left=0)
         ax.set(xlabel="step", ylabel="training loss (nats)")
         _finish(fig, frame, style_by, styles, with_paper=False)
-        add_caption(fig, caption)
+        add_caption(fig, with_bands(caption, frame))
         return save_figure(fig, stem, frame)
 
 
@@ -99,7 +104,7 @@ def _finish(fig, frame: pd.DataFrame, by: str, styles: dict[str, str], *, with_p
     methods = in_display_order(frame["method"])
     colors, markers = color_of(methods), marker_of(methods)
     handles = [Line2D([], [], color=colors[m], marker=markers[m], markersize=4, label=m) for m in methods]
-    if len(styles) > 1:
+    if len(styles) > 1 or by == "precision":  # which is what that figure is about
         handles += [Line2D([], [], color="#444444", linestyle=s, label=name) for name, s in styles.items()]
     if with_paper:
         handles.append(Line2D([], [], linestyle="", marker="D", color="#444444", mfc="white", label="paper"))

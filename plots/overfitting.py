@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from plots.curves import draw_curve, logarithmic, only_pair
+from plots.curves import draw_curve, logarithmic, only_pair, with_bands
 from plots.style import (
     add_caption,
     color_of,
@@ -42,12 +42,12 @@ def draw(frame: pd.DataFrame, stem: Path, caption: str) -> list[Path]:
             if len(shown):
                 logarithmic(ax, lowest=shown.min() / 20)
             ax.set(xlabel="epoch", ylabel=title)
-            ax.set_xlim(left=0, right=frame["epoch"].max())
+            ax.set_xlim(left=0, right=1.02 * frame["epoch"].max())  # with room for the last markers
         fig.suptitle(", ".join(pair), fontsize=9)
         handles = [Line2D([], [], color=colors[m], marker=markers[m], markersize=4, label=m) for m in methods]
         handles += [
             Line2D([], [], color="#444444", linestyle=s, label=split) for split, s in LINE_STYLES.items()
         ]
         fig.legend(handles=handles, loc="outside right upper")
-        add_caption(fig, caption)
+        add_caption(fig, with_bands(caption, frame))
         return save_figure(fig, stem, frame)

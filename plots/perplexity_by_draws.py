@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.ticker import FuncFormatter
 
-from plots.curves import draw_curve
-from plots.style import SPARE_COLORS, add_caption, color_of, house_style, marker_of, new_figure, save_figure
+from plots.curves import draw_curve, with_bands
+from plots.style import add_caption, color_of, house_style, marker_of, new_figure, save_figure
 
 
 def draw(frame: pd.DataFrame, stem: Path, caption: str) -> list[Path]:
@@ -28,12 +28,13 @@ def draw(frame: pd.DataFrame, stem: Path, caption: str) -> list[Path]:
             draw_curve(
                 ax, rows[rows["draws"] > 0], "draws", "change", label=f"{method}, average over draws", **look
             )
-            ax.axhline(0, linestyle="--", color=SPARE_COLORS[-1], label=f"{method}@mean")
+            mean = f"{method}@mean"
+            ax.axhline(0, linestyle="--", color=color_of([mean])[mean], label=mean)
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.set(xlabel="posterior draws", title=model)
             ax.legend()
         fig.axes[0].set_ylabel("validation perplexity,\nchange from the mean's (%)")
         fig.suptitle(frame["dataset"].iloc[0], fontsize=9)
-        add_caption(fig, caption)
+        add_caption(fig, with_bands(caption, frame))
         return save_figure(fig, stem, frame)

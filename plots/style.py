@@ -31,6 +31,7 @@ METHOD_COLORS: Mapping[str, str] = MappingProxyType(
         "SWAG": "#AA4499",
         "Deep ensemble": "#000000",
         "Multi-IVON": "#882255",
+        "Reparameterisation (IVON)": "#CC3311",  # IVON's own estimator of the Hessian
     }
 )
 SPARE_COLORS = ("#44BB99", "#99DDFF", "#BBCC33", "#AAAA00", "#6699CC", "#994455", "#997700", "#004488")

@@ -1,6 +1,6 @@
 """A table as a figure: each seed a dot, mean and standard deviation beside them, the paper's value hollow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,9 +18,15 @@ ABOVE, BELOW = -0.3, 0.3  # of a method's line, in units of the distance between
 
 
 def draw(
-    ours: pd.DataFrame, paper: pd.DataFrame, metrics: Mapping[str, Described], stem: Path, caption: str
+    ours: pd.DataFrame,
+    paper: pd.DataFrame,
+    metrics: Mapping[str, Described],
+    stem: Path,
+    caption: str,
+    *,
+    methods: Sequence[str],
 ) -> list[Path]:
-    """Write the figure and its data (columns of `ours` and `paper`: see `compare`).
+    """Write the figure and its data (columns of `ours` and `paper`: see `compare`), methods in this order.
 
     A row of panels per data set and network of ours, a panel per metric, each with a scale of its own.
     Published values are drawn where the paper has the same data set and network.
@@ -29,8 +35,7 @@ def draw(
         raise ValueError("no run to draw")
     numbers = compare(ours, paper, metrics)
     pairs = pairs_of(ours)
-    present = list(ours["method"].unique())
-    methods = [method for method in dict.fromkeys([*paper["method"], *present]) if method in present]
+    methods = [method for method in methods if method in set(ours["method"])]
     with house_style():
         width = 1.2 + 1.45 * len(metrics)
         height = 0.4 + caption_height(caption, width) + len(pairs) * (0.4 + 0.3 * len(methods))

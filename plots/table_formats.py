@@ -1,5 +1,6 @@
 """A table that is ready to be written, and its forms as text: Markdown and LaTeX."""
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -43,7 +44,7 @@ def to_markdown(table: Table, caption: str) -> str:
 
 
 def to_latex(table: Table, caption: str, label: str) -> str:
-    """A table float for a document that loads booktabs; legend and note are part of the caption."""
+    """A table float for a document that loads adjustbox and booktabs; legend and note are in the caption."""
     # A heading may reach over the empty cells beside it: \rlap gives it no width of its own.
     wraps = {
         "": "",
@@ -61,9 +62,21 @@ def to_latex(table: Table, caption: str, label: str) -> str:
         position="t",
         position_float="centering",
         label=label,
-        caption=" ".join(part for part in (caption, LEGEND, table.note) if part).translate(LATEX),
+        caption=latex_caption(" ".join(part for part in (caption, LEGEND, table.note) if part)),
     )
-    return "% needs \\usepackage{booktabs}\n" + text
+    return fitted(text)
+
+
+def fitted(text: str) -> str:
+    """The text of a float whose tabulars are made narrower where they are wider than the page."""
+    text = text.replace(r"\begin{tabular}", "\\begin{adjustbox}{max width=\\linewidth}\n\\begin{tabular}")
+    text = text.replace(r"\end{tabular}", "\\end{tabular}\n\\end{adjustbox}")
+    return "% needs \\usepackage{adjustbox,booktabs}\n" + text
+
+
+def latex_caption(text: str) -> str:
+    """LaTeX numbers tables by itself, so "Table 1: " goes."""
+    return re.sub(r"^Table \d+: ", "", text).translate(LATEX)
 
 
 def _latex_cell(cell: str) -> str:

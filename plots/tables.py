@@ -131,12 +131,13 @@ def _our_row(
 def _paper_row(
     cell_of: pd.DataFrame, row: tuple[str, str, str], metrics: Mapping[str, Described], label: str
 ) -> tuple[list[str], list[str]]:
-    found = {name: cell_of.loc[(*row, name)] for name in metrics if (*row, name) in cell_of.index}
+    there = (cell_of.loc[(*row, name)] for name in metrics if (*row, name) in cell_of.index)
+    found = {cell.name[-1]: cell for cell in there if pd.notna(cell["paper_value"])}
     seeds = max((cell["paper_n"] for cell in found.values() if pd.notna(cell["paper_n"])), default=0)
     cells = [label, f"{seeds:.0f}" if seeds else ""]
     for name, metric in metrics.items():
         cell = found.get(name)
-        if cell is None or pd.isna(cell["paper_value"]):
+        if cell is None:
             cells.append("")
             continue
         # The spread of a single run, which Table 1 prints as 0.0, is none.

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from plots.curves import draw_curve, logarithmic, only_pair
+from plots.curves import draw_curve, logarithmic, only_pair, with_bands
 from plots.style import (
     add_caption,
     color_of,
@@ -43,12 +43,12 @@ def draw(frame: pd.DataFrame, paper: pd.DataFrame, stem: Path, caption: str) -> 
         positive = frame.loc[frame["error"] > 0, "error"]
         if len(positive):
             logarithmic(ax, lowest=0.8 * positive.min())
-        ax.set_xlim(left=0, right=end)
+        ax.set_xlim(left=0, right=1.02 * end)  # with room for the last markers
         ax.set(xlabel="step", ylabel="validation error (%)", title=", ".join(pair))
         ax.xaxis.set_major_formatter(FuncFormatter(_in_thousands))
         _add_epochs(ax, frame)
         ax.legend()
-        add_caption(fig, caption)
+        add_caption(fig, with_bands(caption, frame))
         return save_figure(fig, stem, frame)
 
 

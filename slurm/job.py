@@ -8,9 +8,11 @@ comes without a warning costs what was done since the last checkpoint.
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from experiments.engine.record import Store
 from experiments.engine.spec import parse_spec
 from experiments.errors import RunError
 from slurm import queue
-from slurm.joint import Joint
+from slurm.joint import DIED, Joint
 from slurm.scratch import use_copies
 from slurm.version import note_skew
 
@@ -73,8 +75,9 @@ class Job:
         finished = launcher.run(specs, STOP_SIGNALS)
         shown.close()
         if not finished and environment.global_rank == 0:
-            if launcher.stopped_by == signal.SIGUSR2 and queue.state_of(environment.job_id) == "RUNNING":
-                make_way(signal.SIGUSR2, None)  # type: ignore[operator,misc]  # does not return
+            if launcher.stopped_by == signal.SIGUSR2:
+                # A quarter of the time, as the stop may have taken half of it.
+                _make_way(environment.job_id, make_way, self.signal_seconds / 4)  # type: ignore[arg-type]
             print("stopped; SLURM ends this job", file=sys.stderr, flush=True)
             time.sleep(END_SECONDS)
             sys.exit(128 + signal.SIGTERM)
@@ -83,6 +86,25 @@ class Job:
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """For submitit: what to run when the job is back, the same, as all that was reached is in files."""
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _make_way(job: str, requeue: Callable[[int, Any], None], patience: float) -> None:
+    """Put this job back into the queue, unless SLURM has decided on it already; then return.
+
+    SystemExit if the controller stays away for longer than `patience` seconds: the job's script asks further.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM may announce the end a second time
+    end = time.monotonic() + patience
+    while True:
+        try:
+            if queue.state_of(job) == "RUNNING":
+                requeue(signal.SIGUSR2, None)  # does not return
+            return
+        except (RunError, subprocess.SubprocessError) as error:
+            if time.monotonic() > end:
+                print(f"cannot go back into the queue now: {error}", file=sys.stderr, flush=True)
+                sys.exit(DIED)
+        time.sleep(queue.PAUSE_SECONDS)
 
 
 def _announce_the_end(job: str, seconds: float) -> None:

@@ -9,18 +9,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import submitit
 
+from experiments.engine import lock
 from experiments.engine.gpus import DEVICE_LOST
-from experiments.engine.local import Launcher, Options
+from experiments.engine.local import POLL_SECONDS, Launcher, Options
 from experiments.engine.progress import Display
 from experiments.engine.record import Store
 from experiments.engine.spec import Spec, Training
 
-DIED = 75  # exit status of a task whose process died: the job tries again
+DIED = 75  # exit status of a task whose process died, or could not have its run: the job tries again
+BUSY_SECONDS = 120.0  # longer than the lease of a lock on NFS whose holder's node is dead
 
 
 @dataclass
@@ -70,6 +73,8 @@ class Joint:
         command += ["--checkpoint-seconds", str(self.options.checkpoint_seconds)]
         command += ["--spec", json.dumps(spec.model_dump(mode="json"))]
         environment = {**os.environ, "MASTER_PORT": str(port)}
+        if os.environ["RANK"] == "0":  # the others wait for it when they join
+            self._await_lock(spec)
         self.display.begin(spec)
         self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         if self.stopped_by is not None:  # the signal came before there was a process
@@ -87,6 +92,8 @@ class Joint:
         status = self._process.wait()
         if status < 0 or status == DEVICE_LOST or (os.environ["RANK"] == "0" and not end):
             sys.exit(DIED)
+        if end.get("end") == "busy" and not self.store.is_over(spec):
+            sys.exit(DIED)  # the other tasks have left this training: it takes all of them to try it again
         if end.get("end") == "stopped":
             self.display.stopped(spec)
             return False
@@ -95,6 +102,15 @@ class Joint:
         if end:
             self.display.end(spec, self.failed.get(spec.id, ""))
         return True
+
+    def _await_lock(self, spec: Spec) -> None:
+        """Until no other process has the run, or too long."""
+        end = time.monotonic() + BUSY_SECONDS
+        while not self.store.is_over(spec) and lock.is_claimed(self.store.folder(spec)):
+            if self.stopped_by is not None or time.monotonic() > end:
+                return
+            self.display.elsewhere(spec)
+            time.sleep(POLL_SECONDS)
 
     def _stop(self, number: int, _frame: Any) -> None:
         self.stopped_by = number

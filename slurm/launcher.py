@@ -27,11 +27,8 @@ def check(cluster: str | None, jobs: int | None, processes: int | None) -> Clust
     found = profile.load(cluster)
     if jobs is not None:
         found = found.model_copy(update={"max_running": jobs})
-    per_node = found.gpus_per_node
-    if processes and per_node and processes > per_node and processes % per_node:
-        raise UserError(
-            f"--processes {processes}: must be at most {per_node} or a multiple of it (gpus_per_node)"
-        )
+    if processes and (uneven := _uneven(processes, found)):
+        raise UserError(f"--processes {processes}: {uneven}")
     queue.require_slurm()
     return found
 
@@ -41,7 +38,7 @@ def run(
 ) -> list[str]:
     """Submit what is missing; what was done, in lines for the user. `known` stores tell of times."""
     of = _processes(cluster, processes)
-    _check_shared(specs, of)
+    _check_shared(specs, store, cluster, of)
     _fetch_data(specs, cluster)
     throughput = Throughput(known, cluster.device)
     submitted, waiting = submit(specs, store, cluster, of, throughput.seconds)
@@ -75,11 +72,21 @@ def _processes(cluster: Cluster, wanted: int | None) -> Callable[[Training], int
     return of
 
 
-def _check_shared(specs: list[Spec], processes: Callable[[Training], int]) -> None:
-    """Also with the numbers that nobody has typed: a changed training may not fit the usual one."""
+def _check_shared(
+    specs: list[Spec], store: Store, cluster: Cluster, processes: Callable[[Training], int]
+) -> None:
+    """Also with the numbers that nobody has typed: a training or a cluster may not fit the usual one."""
     for train in [train for spec in specs for train in spec.trainings]:
-        if why_not := train.not_shared_by(processes(train)):
+        why_not = train.not_shared_by(processes(train)) or _uneven(processes(train), cluster)
+        if why_not and not store.is_over(train):
             raise UserError(f"{processes(train)} processes (--processes says otherwise): {why_not}")
+
+
+def _uneven(processes: int, cluster: Cluster) -> str:
+    """Why so many cannot share a training here; empty if they can. SLURM gives each node equally many."""
+    most = cluster.gpus_per_node or cluster.processes_per_node or processes
+    nodes = -(-processes // most)
+    return f"{nodes} nodes that take {most} each cannot share them evenly" if processes % nodes else ""
 
 
 def _jobs(number: int) -> str:

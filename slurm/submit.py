@@ -14,7 +14,7 @@ import submitit
 from experiments.engine.record import Store
 from experiments.engine.revision import code_versions
 from experiments.engine.spec import Spec, Training
-from experiments.errors import UserError
+from experiments.errors import RunError, UserError
 from slurm import queue
 from slurm.grouping import ARRAY_LIMIT, Bundle, Needs, Seconds, bundles, tasks
 from slurm.job import Job
@@ -25,6 +25,7 @@ from slurm.submission import FOLDER, new, places
 ROOT = Path(__file__).parents[1]
 DEATHS = 3  # of a job that did not live for long in between: then it is given up
 LONG_SECONDS = 1800
+QUESTIONS, QUESTION_SECONDS = 30, 10  # of a job that would go back into the queue
 EVER = 1_000_000  # times that a job may reach its time limit: its end is when its runs are over
 
 
@@ -101,8 +102,34 @@ def _submit_array(together: list[list[Bundle]], needs: Needs, store: Store, clus
         with redirect_stdout(said), redirect_stderr(said):  # submitit prints the script that was refused
             return executor.submit_array(work)[0].job_id.partition("_")[0]
     except submitit.core.utils.FailedJobError as error:
-        (submission.folder / "submission.json").unlink()
-        raise UserError(f"SLURM refused the job: {_words(str(error))}") from None
+        words = _words(str(error))
+        try:
+            job = _number(submission.name)
+        except RunError:
+            # The submission stays written down, so that the runs are not submitted again if it was taken.
+            raise RunError(
+                f"SLURM may have the job {submission.name} or not, and does not answer: {words}"
+            ) from None
+        if not job:
+            (submission.folder / "submission.json").unlink()
+            raise UserError(f"SLURM refused the job: {words}") from None
+        _leave_work(submission.folder, job, work, needs.minutes)
+        return job
+
+
+def _number(name: str) -> str:
+    """That of the array with this name, which SLURM may have though its answer was lost; empty if not."""
+    return next((e.job.partition("_")[0] for e in queue.live_elements() if e.name == name), "")
+
+
+def _leave_work(folder: Path, job: str, work: list[Job], minutes: int) -> None:
+    """Put the work where a job looks for it in its first minute, as submitit does once it has the number."""
+    for index, task in enumerate(work):
+        delayed = submitit.helpers.DelayedSubmission(task)
+        delayed.set_timeout(minutes, EVER)
+        paths = submitit.core.utils.JobPaths(folder, f"{job}_{index}" if len(work) > 1 else job)
+        with submitit.core.utils.temporary_save_path(paths.submitted_pickle) as aside:
+            delayed.dump(aside)
 
 
 def _shown(needs: Needs) -> dict[str, Any]:
@@ -143,7 +170,8 @@ def _parameters(folder: Path, needs: Needs, cluster: Cluster) -> dict[str, Any]:
         "array_parallelism": cluster.max_running,
         "setup": [*(f"export {k}={_quoted(v)}" for k, v in cluster.environment.items()), *cluster.setup],
         "teardown": _again_if_killed(folder),
-        "srun_args": ["--kill-on-bad-exit=1"],
+        # The first task has evaluations to do after the others have left, where a cluster has WaitTime too.
+        "srun_args": ["--kill-on-bad-exit=1", "--wait=0"],
         "additional_parameters": {"requeue": True, "chdir": str(ROOT), **cluster.sbatch},
     }
 
@@ -158,7 +186,8 @@ def _again_if_killed(folder: Path) -> list[str]:
 
     SLURM itself brings back what it has preempted or what a failing node has taken along; then, and after a
     cancellation, the job is no longer RUNNING here. An element of an array is named by the array, because the
-    number of one of them is that of the whole array.
+    number of one of them is that of the whole array. A controller that is away is asked again: until it is
+    back, no time limit ends this job.
     """
     name = shlex.quote(str(folder)) + '/{}-"${{SLURM_ARRAY_TASK_ID:-0}}"'
     deaths, given_up = name.format("deaths"), name.format("given-up")
@@ -166,7 +195,13 @@ def _again_if_killed(folder: Path) -> list[str]:
         "status=$?",
         'job="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"',
         'job="${job:-$SLURM_JOB_ID}"',
-        'if [ "$status" -ne 0 ] && [ "$(squeue --noheader --format=%T --jobs="$job")" = RUNNING ]; then',
+        'if [ "$status" -ne 0 ]; then',
+        f"    for _ in $(seq {QUESTIONS}); do",
+        '        state="$(squeue --noheader --format=%T --jobs="$job")" && break',
+        f"        sleep {QUESTION_SECONDS}",
+        "    done",
+        "fi",
+        'if [ "$status" -ne 0 ] && [ "$state" = RUNNING ]; then',
         f'    [ "$SECONDS" -lt {LONG_SECONDS} ] || rm -f {deaths}',
         f"    printf x >> {deaths}",
         f'    if [ "$(stat --format=%s {deaths})" -lt {DEATHS} ] &&',

@@ -1,6 +1,8 @@
 """Settings of Bayes by Backprop."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from baselines.settings.base import Decay, NonNegative, Positive, Settings
 
@@ -28,7 +30,8 @@ class BBB(Settings):
     weight_decay: Positive = 1e-4  # times N the precision of the prior, as for IVON
     temperature: Positive = 1.0  # of the KL
     kl_reduction: Literal["sum", "mean"] = "sum"
-    std_init: Positive = 1.5 * 50_000**-0.5  # 0.0067, the paper's on CIFAR-10
+    # 0.0067, the paper's on CIFAR-10. The inverse of softplus overflows from 710 on.
+    std_init: Annotated[float, Field(gt=0, le=100)] = 1.5 * 50_000**-0.5
     mu_init_std: Positive | None = None  # None: mu starts at the network's own initialisation
     rho_jitter: NonNegative = 0.0  # standard deviation of what is added to the initial rho
     adamw_decay: NonNegative = 0.0  # decoupled, of mu and rho and of what has no posterior

@@ -1,8 +1,8 @@
 """Settings of VOGN and OGN."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from baselines.settings.base import Count, Decay, NonNegative, Positive, Settings
 
@@ -31,6 +31,12 @@ class _GaussNewton(Settings):
     tau: Share = 1.0  # weight of the KL
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # in which tau rises to its value
     norm_posterior: bool = True
+
+    @model_validator(mode="after")
+    def _steps_are_finite(self) -> Self:
+        if not self.norm_posterior and self.damping == 0:
+            raise ValueError("norm_posterior false needs damping > 0, got 0: nothing else bounds those steps")
+        return self
 
     def _build(self, model: "nn.Module", *, train_size: int, seed: int, mc_samples: int) -> "Method":
         from baselines.vogn import VOGN as Optimizer

@@ -6,7 +6,7 @@ import pandas as pd
 
 from experiments.engine.record import Store
 from experiments.engine.spec import TemperatureSpec
-from experiments.image_classification.frames import Look, method_label, pairs_of
+from experiments.image_classification.frames import method_label, run_of
 
 PREDICTED, SCALED = "as predicted", "temperature-scaled"
 SIDES = {"metrics_before": PREDICTED, "metrics": SCALED}  # in the result of a record
@@ -15,7 +15,7 @@ SIDES = {"metrics_before": PREDICTED, "metrics": SCALED}  # in the result of a r
 def temperature_frame(specs: Sequence[TemperatureSpec], store: Store) -> pd.DataFrame:
     """dataset, model, side (`PREDICTED` or `SCALED`), method, seed, metric, value: a row a number."""
     rows = [
-        {**_run(spec.look), "side": side, "metric": name, "value": value}
+        {**run_of(spec.look), "side": side, "metric": name, "value": value}
         for spec in specs
         if (record := store.done(spec))
         for part, side in SIDES.items()
@@ -35,9 +35,3 @@ def mean_temperatures(specs: Sequence[TemperatureSpec], store: Store) -> dict[st
     ]
     frame = pd.DataFrame(rows, columns=["method", "temperature"])
     return frame.groupby("method", sort=False)["temperature"].mean().to_dict()
-
-
-def _run(spec: Look) -> dict[str, object]:
-    ((dataset, model),) = pairs_of([spec])
-    seed = spec.trainings[0].seed
-    return {"dataset": dataset, "model": model, "method": method_label(spec), "seed": seed}

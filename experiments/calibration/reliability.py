@@ -5,7 +5,8 @@ from pathlib import Path
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, MixtureSpec
-from experiments.image_classification.frames import Look, caption, measured, reliability_frame
+from experiments.image_classification.captions import caption
+from experiments.image_classification.frames import Look, measured, reliability_frame
 from experiments.in_domain.table2 import TABLE2
 from plots import reliability_panels
 
@@ -24,6 +25,6 @@ def _draw(scale: Scale, store: Store, folder: Path) -> list[Path]:
 RELIABILITY = Artefact(
     name="reliability",
     title="Reliability diagrams of the methods of Table 2 (ours).",
-    runs=lambda scale: list(_runs(scale)),
+    runs=_runs,
     render=_draw,
 )

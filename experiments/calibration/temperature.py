@@ -10,7 +10,8 @@ from experiments.calibration.frames import PREDICTED, SCALED, mean_temperatures,
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TemperatureSpec
-from experiments.image_classification.frames import caption, measured, method_label, pairs_of
+from experiments.image_classification.captions import caption
+from experiments.image_classification.frames import measured, method_label, pairs_of
 from experiments.in_domain.table2 import TABLE2
 from experiments.metrics import METRICS
 from plots import before_after, tables
@@ -62,6 +63,6 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
 TEMPERATURE = Artefact(
     name="temperature",
     title="Temperature scaling of the methods of Table 2 (ours).",
-    runs=lambda scale: list(_runs(scale)),
+    runs=_runs,
     render=_render,
 )

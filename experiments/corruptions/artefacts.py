@@ -13,7 +13,8 @@ from experiments.data.corruptions import CORRUPTIONS, SEVERITIES, WITHOUT_LENGTH
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import CorruptedSpec
-from experiments.image_classification.frames import caption, measured, published
+from experiments.image_classification.captions import caption
+from experiments.image_classification.frames import measured, published
 from experiments.image_classification.grid import SEEDS
 from experiments.in_domain.table2 import predictor
 from experiments.metrics import METRICS, Metric
@@ -86,7 +87,8 @@ def _draw(scale: Scale, store: Store, folder: Path) -> list[Path]:
     words = f"Figure 7: corrupted test images; {_words(specs, store)}"
     if len(frame) < len(found):
         words += " Seeds that lack a severity are left out."
-    words = caption(words, scale, specs, store)
+    drawn = [frozenset(seeds) for _, seeds in frame.groupby("method")["seed"]]
+    words = caption(words, scale, specs, store, drawn=drawn)
     return severities.draw(frame, PANELS, folder / "fig7", words)
 
 
@@ -94,7 +96,7 @@ CORRUPTED = (
     Artefact(
         name="fig7",
         title="Figure 7: corrupted test images, by severity.",
-        runs=lambda scale: list(_runs(scale)),
+        runs=_runs,
         render=_draw,
     ),
 )

@@ -4,18 +4,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from experiments.data import DATASETS
 from experiments.engine.record import Store
 from experiments.engine.spec import CorruptedSpec
-from experiments.image_classification.frames import whole_seeds
-from experiments.image_classification.methods import LABELS
-from experiments.models import MODELS
+from experiments.image_classification.frames import run_of, whole_seeds
 
 
 def severity_frame(specs: Sequence[CorruptedSpec], store: Store) -> pd.DataFrame:
     """dataset, model, method, seed, severity, metric, value: a row a mean over corruptions."""
     rows = [
-        {**_run(spec), "metric": name, "value": value}
+        {**run_of(spec.look), "severity": spec.severity, "metric": name, "value": value}
         for spec in specs
         if (record := store.done(spec))
         for name, value in record["result"]["metrics"].items()
@@ -30,14 +27,3 @@ def of_whole_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         for _, rows in frame.groupby("method", sort=False)
     ]
     return pd.concat(methods).sort_index() if methods else frame
-
-
-def _run(spec: CorruptedSpec) -> dict[str, object]:
-    train = spec.look.train
-    return {
-        "dataset": DATASETS[train.dataset].title,
-        "model": MODELS[train.model].title + (f" (width {train.width})" if train.width else ""),
-        "method": LABELS[train.method.name],
-        "seed": train.seed,
-        "severity": spec.severity,
-    }

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from experiments.data import DATASETS
 from experiments.data.text.corpora import corpus
 from experiments.engine.record import Store
 from experiments.engine.spec import CostSpec, LanguageSpec, TrainSpec
 from experiments.gpt2.frames import PAPER_LABELS, model_label
-from experiments.models import MODELS
+from experiments.image_classification.frames import pair_of as image_pair
 
 PROTOCOL_EPOCHS = 200  # Sec. C.2, at every scale
 PROTOCOL_STEPS = 100_000  # of GPT-2, Sec. C.1
@@ -22,8 +21,8 @@ def pair_of(train: TrainSpec | LanguageSpec) -> tuple[str, str]:
         label = model_label(train)
         of_paper = label in PAPER_LABELS.values()
         return ("OpenWebText" if of_paper else corpus(train.corpus).title), label
-    width = f" (width {train.width})" if train.width else ""
-    return DATASETS[train.dataset].title, MODELS[train.model].title + width
+    pair = image_pair(train)
+    return pair["dataset"], pair["model"]
 
 
 def cost_frame(spec: CostSpec, labels: Sequence[str], store: Store) -> pd.DataFrame:

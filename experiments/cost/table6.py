@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from baselines.settings import VOGN
-from experiments.cost.frames import PROTOCOL_EPOCHS, cost_frame, ratio_frame
+from experiments.cost.frames import PROTOCOL_EPOCHS, cost_frame, pair_of, ratio_frame
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import CostSpec, TrainSpec
@@ -46,6 +46,10 @@ COLUMNS = {
     "runtime": "Training (h)",
     "gpu_memory": "Peak memory (GB)",
     "kept": "Kept (bytes a weight)",
+}
+CLOCKS = {
+    "processor": "processor time of one thread",
+    "wall": "time of the clock, the device synchronised",
 }
 LEGEND = (
     "Median of the rounds (lowest to highest). Memory: at the peak of a step, what PyTorch has allocated for "
@@ -102,15 +106,29 @@ def paper_ratios(costs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _words(spec: CostSpec, scale: Scale, store: Store) -> str:
-    record = next(r for s in (spec, *language_cost_specs(scale)) if (r := store.done(s)))
-    processor = record["result"]["clock"] == "processor"
-    clock = "processor time of one thread" if processor else "time of the clock, the device synchronised"
+def _measured_on(specs: list[CostSpec], store: Store) -> str:
+    """Device and clock, for each network by itself where they are not the same."""
+    networks: dict[str, list[str]] = {}
+    for spec in specs:
+        if record := store.done(spec):
+            clock = CLOCKS[record["result"]["clock"]]
+            place = f"measured on {record['machine']['device']} ({clock})"
+            networks.setdefault(place, []).append(pair_of(spec.compared[0])[1])
+    if len(networks) == 1:
+        return next(iter(networks))
+    return "; ".join(f"{', '.join(names)} {place}" for place, names in networks.items())
+
+
+def _words(specs: list[CostSpec], scale: Scale, store: Store) -> str:
+    spec, language = specs[:2]
     where = "" if scale == "paper" else f"scale {scale}; "
+    missing = sum(store.done(s) is None for s in specs)
+    lacking = f" {missing} of {len(specs)} measurements are missing." if missing else ""
     return (
-        f"Table 6: time and memory of the optimizers. Ours: {where}measured on "
-        f"{record['machine']['device']}; methods take turns in one process, {spec.rounds} rounds of "
-        f"{spec.steps} steps with the same batches of {spec.compared[0].batch_size}; {clock}. Hours are "
+        f"Table 6: time and memory of the optimizers. Ours: {where}{_measured_on(specs, store)}; "
+        f"methods take turns in one process, {spec.rounds} rounds of "
+        f"{spec.steps} steps with the same batches, of {spec.compared[0].batch_size} images or "
+        f"{language.compared[0].batch_size} windows of text.{lacking} Hours are "
         f"extrapolated from seconds a step to the steps of {PROTOCOL_EPOCHS} epochs, without loading, "
         "evaluation, or what SWAG does at the end of epochs. The paper's are those of its own GPU, measured "
         "in a way it does not say. VOGN's settings are not the paper's, which are lost; with one draw a step "
@@ -137,7 +155,9 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
         ),
     ]
     numbers = pd.concat([of_methods, of_ratios], ignore_index=True)
-    return cost_table.write(folder / "table6", grids, numbers, _words(spec, scale, store), LEGEND)
+    return cost_table.write(
+        folder / "table6", grids, numbers, _words([s for s, _ in both], scale, store), LEGEND
+    )
 
 
 TABLE6 = Artefact(

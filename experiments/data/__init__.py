@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.data.info import ArraySplits, DatasetInfo
-from experiments.data.root import data_root
+from experiments.data.root import data_root, nothing_to_check
 from experiments.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,8 +20,16 @@ __all__ = ["DATASETS", "ArraySplits", "DatasetInfo", "data_root", "open_split"]
 HOLDOUT_SEED = 0  # which training images are held out must not change from run to run
 
 
-def _nothing_to_check(_root: Path) -> None:
-    """For sets that come with a dependency or download themselves."""
+def _check_cifar10(root: Path) -> None:
+    from experiments.data.readers.cifar import CIFAR10, check
+
+    check(root, CIFAR10)
+
+
+def _check_cifar100(root: Path) -> None:
+    from experiments.data.readers.cifar import CIFAR100, check
+
+    check(root, CIFAR100)
 
 
 def _load_cifar10(root: Path) -> ArraySplits:
@@ -74,7 +82,7 @@ DATASETS: dict[str, DatasetInfo] = {
         side=32,
         crop_padding=4,
         folder="cifar-10-batches-py",
-        check=_nothing_to_check,
+        check=_check_cifar10,
         load=_load_cifar10,
     ),
     "cifar100": DatasetInfo(
@@ -86,7 +94,7 @@ DATASETS: dict[str, DatasetInfo] = {
         side=32,
         crop_padding=4,
         folder="cifar-100-python",
-        check=_nothing_to_check,
+        check=_check_cifar100,
         load=_load_cifar100,
     ),
     "tinyimagenet": DatasetInfo(
@@ -129,7 +137,7 @@ DATASETS: dict[str, DatasetInfo] = {
         std=(0.376435,),
         crop_padding=1,
         flip=False,  # a mirrored digit is no digit
-        check=_nothing_to_check,
+        check=nothing_to_check,
         load=_load_digits,
     ),
 }

@@ -1,4 +1,4 @@
-"""Where data sets live."""
+"""Where data sets live, and the check of those that need no place there."""
 
 import os
 from pathlib import Path
@@ -10,3 +10,7 @@ def data_root() -> Path:
     It is not made here: only a download makes a missing data root.
     """
     return Path(os.environ.get("IVON_DATA") or "data").expanduser().absolute()
+
+
+def nothing_to_check(_root: Path) -> None:
+    """For data that come with a dependency or download themselves."""

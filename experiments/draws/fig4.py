@@ -12,7 +12,8 @@ from experiments.draws.frames import draws_frame, of_whole_seeds, published_draw
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import DrawSweepSpec, EvalSpec, TrainSpec
-from experiments.image_classification.frames import caption, measured
+from experiments.image_classification.captions import caption
+from experiments.image_classification.frames import measured
 from experiments.image_classification.grid import SEEDS, evaluations
 from experiments.in_domain.table2 import in_domain_training
 from plots import by_draws
@@ -56,8 +57,7 @@ def _runs(scale: Scale) -> list[DrawSweepSpec | EvalSpec]:
 
 def _words(scale: Scale, paper: pd.DataFrame) -> str:
     """What is drawn, what is left out at this scale, and the paper's numbers where they are not drawn."""
-    words = "Figure 4: IVON by the number of posterior draws, in training with 64 draws at test; band: one "
-    words += "standard deviation over seeds."
+    words = "Figure 4: IVON by the number of posterior draws, in training with 64 draws at test."
     if scale == "paper":
         return words + " The paper's panel of training draws is not recovered."
     words += f" Up to {MOST_AT_TEST[scale]} draws at test in place of {MOST_AT_TEST['paper']}, "
@@ -74,7 +74,8 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
     found = measured(draws_frame(_at_test(scale), _in_training(scale), store), "fig4", scale)
     frame = of_whole_seeds(found)
     left_out = "" if len(frame) == len(found) else " Seeds that lack a number of draws are left out."
-    words = caption(_words(scale, paper) + left_out, scale, _runs(scale), store)
+    drawn = [frozenset(seeds) for _, seeds in frame.groupby("varied")["seed"]]
+    words = caption(_words(scale, paper) + left_out, scale, _runs(scale), store, drawn=drawn)
     comparable = paper if scale == "paper" else paper.iloc[:0]
     return by_draws.draw(frame, comparable, folder / "fig4", words)
 
@@ -82,6 +83,6 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
 FIG4 = Artefact(
     name="fig4",
     title="Figure 4: IVON by the number of posterior draws.",
-    runs=lambda scale: list(_runs(scale)),
+    runs=_runs,
     render=_render,
 )

@@ -7,7 +7,7 @@ import pandas as pd
 
 from experiments.engine.record import Store
 from experiments.engine.spec import DrawSweepSpec, EvalSpec
-from experiments.image_classification.frames import method_label, pairs_of, published, whole_seeds
+from experiments.image_classification.frames import published, run_of, whole_seeds
 
 SHOWN = ["top1_acc", "nll", "ece", "brier"]
 AVERAGE = "IVON"  # over posterior draws; IVON@mean takes none
@@ -48,9 +48,7 @@ def of_whole_seeds(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of(look: EvalSpec, varied: str) -> dict[str, Any]:
-    dataset, model = pairs_of([look])[0]
-    who = {"method": method_label(look), "seed": look.train.seed}
-    return {"dataset": dataset, "model": model, "varied": varied, **who}
+    return {**run_of(look), "varied": varied}
 
 
 def published_draws() -> pd.DataFrame:

@@ -2,7 +2,7 @@
 records.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,7 +23,7 @@ class Artefact:
 
     name: str
     title: str
-    runs: Callable[[Scale], list[Spec]]
+    runs: Callable[[Scale], Sequence[Spec]]
     render: Callable[[Scale, Store, Path], list[Path]]
     scales: tuple[Scale, ...] = SCALES
     claims: tuple[Claim, ...] = ()

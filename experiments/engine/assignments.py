@@ -13,6 +13,8 @@ def changed(spec: Training, assignments: dict[str, str]) -> Training:
     """
     data = _fields(spec)
     for path, text in assignments.items():
+        if path == "kind":
+            raise UserError(f"--set {path}={text}: no field that can be changed")
         *parents, field = path.split(".")
         target: dict[str, Any] = data
         for name in parents:

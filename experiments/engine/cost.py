@@ -96,7 +96,7 @@ def measure_costs(spec: CostSpec, group: Group, watch: Watch) -> dict[str, Any]:
     for number in range(spec.rounds + 1):
         turn = list(islice(batches, spec.steps))
         for contender, cost in zip(contenders, costs, strict=True):
-            seconds = take_turn(contender, turn, group.device) / spec.steps
+            seconds = take_turn(contender, turn, group) / spec.steps
             if number:  # the first round allocates, compiles, fills caches
                 cost["step_seconds"].append(seconds)
             finish_turn()
@@ -131,20 +131,15 @@ def memory(train: Training, batch: Batch, group: Group, contender_of: Make) -> d
     return {"peak_bytes": peak, "kept_bytes": kept}
 
 
-def take_turn(contender: Contender, batches: list[Batch], device: torch.device) -> float:
+def take_turn(contender: Contender, batches: list[Batch], group: Group) -> float:
     """Seconds for these steps."""
-    now = time.process_time if device.type == "cpu" else time.perf_counter
-    _wait(device)
+    now = time.process_time if group.device.type == "cpu" else time.perf_counter
+    group.wait()
     start = now()
     for batch in batches:
         contender.step(*batch)
-    _wait(device)
+    group.wait()
     return now() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _open(spec: Training, group: Group) -> tuple[Make, Iterator[Batch]]:

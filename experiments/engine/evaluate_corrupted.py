@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,12 +13,12 @@ from experiments.data.corruptions import corrupted_source, open_corrupted
 from experiments.engine import files
 from experiments.engine.distributed import Group
 from experiments.engine.evaluate import predict, trained_network
+from experiments.engine.record import REACHED
 from experiments.engine.spec import CorruptedSpec
 from experiments.engine.watch import Stopped, Watch
 from experiments.metrics.classification import classification_metrics, reliability
 
 METRICS = ("top1_acc", "nll", "ece", "brier")  # the paper's, App. C.3
-REACHED = "reached.json"  # what an attempt leaves for the next one
 
 
 def evaluate_corrupted(
@@ -30,9 +30,15 @@ def evaluate_corrupted(
     """
     begin = time.monotonic()
     train, source = spec.look.train, corrupted_source(spec.look.train.dataset)
-    reached = _reached(folder, source)
-    found, earlier = reached["corruptions"], reached["seconds"]
     network = trained_network(train, trained, group, watch)
+    checkpoint = max(trained.glob("checkpoint-*.pt")).name  # the one just read; it names its content
+    reached = _reached(folder, {"source": source, "checkpoint": checkpoint})
+    found, earlier = reached["corruptions"], reached["seconds"]
+
+    def seconds() -> float:
+        """Of all attempts."""
+        return earlier + time.monotonic() - begin
+
     together = max(1, spec.look.batch_size // spec.images_each)
     left = iter([name for name in spec.corruptions if name not in found])
     while names := list(islice(left, together)):
@@ -42,7 +48,7 @@ def evaluate_corrupted(
             train.dataset, names, spec.severity, device=group.device, first=spec.images_each
         )
         probabilities, labels = predict(
-            spec.look, network, data, _part_of(watch, spec, len(found), len(names))
+            spec.look, network, data, _part_of(watch, spec, len(found), len(names), seconds)
         )
         for name, probs, truth in zip(
             names, probabilities.chunk(len(names)), labels.chunk(len(names)), strict=True
@@ -52,10 +58,10 @@ def evaluate_corrupted(
                 "metrics": {metric: metrics[metric] for metric in METRICS},
                 "reliability": reliability(probs, truth),
             }
-        reached["seconds"] = earlier + time.monotonic() - begin
+        reached["seconds"] = seconds()
         if group.leads:
             files.replace(folder / REACHED, json.dumps(reached).encode())
-    return {**_summary(spec, found), "source": source, "seconds": earlier + time.monotonic() - begin}
+    return {**_summary(spec, found), "source": source, "seconds": seconds()}
 
 
 def _summary(spec: CorruptedSpec, found: dict[str, Any]) -> dict[str, Any]:
@@ -96,20 +102,21 @@ def _bin_by_bin(diagrams: list[dict[str, list[Any]]], name: str) -> Iterator[tup
     return zip(*(zip(bins[name], bins["count"], strict=True) for bins in diagrams), strict=True)
 
 
-def _reached(folder: Path, source: str) -> dict[str, Any]:
-    """The corruptions of an earlier attempt, if it saw images of the same source."""
-    new = {"source": source, "seconds": 0.0, "corruptions": {}}
+def _reached(folder: Path, seen: dict[str, str]) -> dict[str, Any]:
+    """The corruptions of an earlier attempt, if it saw the same: images of this source, this network."""
+    new = {**seen, "seconds": 0.0, "corruptions": {}}
     try:
         old = json.loads((folder / REACHED).read_text())
     except (OSError, ValueError):  # none yet, or damaged
         return new
-    return old if old["source"] == source else new
+    return old if seen.items() <= old.items() else new
 
 
-def _part_of(watch: Watch, spec: CorruptedSpec, done: int, now: int) -> Watch:
-    """The same watch for `now` of the corruptions, with progress over all."""
+def _part_of(watch: Watch, spec: CorruptedSpec, done: int, now: int, seconds: Callable[[], float]) -> Watch:
+    """The same watch for `now` of the corruptions, with progress and `seconds` over all."""
 
     def progress(news: dict[str, Any]) -> None:
-        watch.progress({**news, "fraction": (done + now * news["fraction"]) / len(spec.corruptions)})
+        fraction = (done + now * news["fraction"]) / len(spec.corruptions)
+        watch.progress({"fraction": fraction, "seconds": seconds()})
 
     return replace(watch, progress=progress)

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from experiments.data import DATASETS
-from experiments.data.ood import open_ood, stand_in
+from experiments.data.ood import open_ood
 from experiments.engine import predictions
 from experiments.engine.distributed import Group
 from experiments.engine.evaluate import predict, trained_network
@@ -24,14 +24,15 @@ def evaluate_ood(spec: OodSpec, trained: Path, inside: Path, group: Group, watch
     """`trained` has the network's last checkpoint, `inside` its predictions on the test images."""
     begin = time.monotonic()
     network = trained_network(spec.look.train, trained, group, watch)
-    outside, _ = predict(spec.look, network, open_ood(spec.outside, device=group.device), watch)
+    images, stand_in = open_ood(spec.outside, device=group.device)
+    outside, _ = predict(spec.look, network, images, watch)
     known, _ = predictions.load(inside)
     classes = DATASETS[spec.look.train.dataset].num_classes
     return {
         "metrics": ood_metrics(confidence(known), confidence(outside)),
         "entropy": {"inside": _histogram(known, classes), "outside": _histogram(outside, classes)},
         "images": len(outside),
-        "stand_in": stand_in(spec.outside),  # what part of the set it is, if not the whole
+        "stand_in": stand_in,  # what part of the set it is, if not the whole
         "seconds": time.monotonic() - begin,
     }
 

@@ -1,6 +1,7 @@
 """One run from claim to record: what a worker does with a specification."""
 
 import json
+import math
 import os
 import platform
 import time
@@ -13,8 +14,8 @@ from typing import Any, Literal
 from experiments.engine import lock, log
 from experiments.engine.distributed import Group
 from experiments.engine.machine import is_of_lost_device, machine_facts, reset_peak_memory
-from experiments.engine.record import Store
-from experiments.engine.revision import SUBMITTED
+from experiments.engine.record import REACHED, Store
+from experiments.engine.revision import SUBMITTED, git_revision
 from experiments.engine.spec import Spec
 from experiments.engine.watch import Diverged, Stopped, Watch
 
@@ -59,6 +60,8 @@ def execute(spec: Spec, store: Store, group: Group, watch: Watch) -> Outcome:
                 if lost:
                     raise
                 return Outcome("failed", text)
+        # Whoever removes the record wants the run repeated, not what this one has found.
+        (folder / REACHED).unlink(missing_ok=True)
     record = store.load(spec)
     assert record is not None  # just written, or there before
     failure = record["failure"]
@@ -68,7 +71,8 @@ def execute(spec: Spec, store: Store, group: Group, watch: Watch) -> Outcome:
 def _attempt(spec: Spec, store: Store, group: Group, watch: Watch) -> None:
     folder = store.folder(spec)
     reset_peak_memory(group.device)
-    log.note(folder, "started", pid=os.getpid(), host=platform.node(), spec=spec.model_dump(mode="json"))
+    details = {"pid": os.getpid(), "host": platform.node(), "git": git_revision()}
+    log.note(folder, "started", **details, spec=spec.model_dump(mode="json"))
     failure: dict[str, Any] | None = None
     result: dict[str, Any] = {}
     try:
@@ -81,6 +85,9 @@ def _attempt(spec: Spec, store: Store, group: Group, watch: Watch) -> None:
         "attempts": log.attempts(folder),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    revisions = log.revisions(folder)
+    if len(revisions) > 1:  # of its attempts; `git` is that of the last one
+        machine["revisions"] = revisions
     if SUBMITTED in os.environ:
         machine["submitted"] = json.loads(os.environ[SUBMITTED])
     store.add(spec, {"failure": failure, "result": result, "machine": machine})
@@ -94,9 +101,17 @@ def _work(spec: Spec, store: Store, group: Group, watch: Watch) -> dict[str, Any
 
 
 def _noting_progress(watch: Watch, folder: Path) -> Watch:
-    """The same watch, which also leaves the latest news where `status` finds them."""
+    """The same watch, which also leaves the latest news where `status` finds them.
+
+    Looks have some after every mini-batch; most of those are dropped, as the disk may be shared by many runs.
+    """
+    last = -math.inf
 
     def progress(news: dict[str, Any]) -> None:
+        nonlocal last
+        if time.monotonic() - last < watch.progress_seconds:
+            return
+        last = time.monotonic()
         temporary = folder / ".progress.tmp"
         try:
             temporary.write_text(json.dumps(news))

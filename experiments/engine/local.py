@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from experiments.engine import log
+from experiments.engine import lock, log
 from experiments.engine.gpus import share, visible_gpus
 from experiments.engine.progress import Display
 from experiments.engine.record import Store
@@ -78,6 +78,9 @@ class Launcher:
 
     def run(self, specs: list[Spec], signals: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> bool:
         """Run all of them; False if one of `signals` stopped it before. What failed is in `failed`."""
+        if specs:
+            with lock.claim(self.store.folder(specs[0])):
+                pass  # where files cannot be locked, this says so, and not the deaths of all workers
         self._pending = {spec.id: spec for spec in specs}
         previous = {number: signal.signal(number, self._stop) for number in signals}
         try:
@@ -214,9 +217,12 @@ class Launcher:
         """A worker died without a word. Try its run again a few times, elsewhere."""
         status = worker.process.wait()
         worker.dismiss()
-        if worker.spec is None or self._stopping:
-            return
         spec = worker.spec
+        if spec is None:
+            return
+        if self._stopping:  # its run is to be tried again by whoever continues
+            self._cut = True
+            return
         self._deaths[spec.id] = self._deaths.get(spec.id, 0) + 1
         how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
         if self._deaths[spec.id] < ATTEMPTS:
@@ -237,5 +243,10 @@ def default_device() -> str:
 
 def default_jobs(device: str, processes: int) -> int:
     """One run per GPU, or one per CPU core, since a run on a CPU has one thread."""
-    slots = len(visible_gpus()) if device == "cuda" else os.cpu_count() or 1
+    slots = len(visible_gpus()) if device == "cuda" else _cores()
     return max(1, slots // processes)
+
+
+def _cores() -> int:
+    """Those this process may use, of which a job or a container may have a few only; macOS does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,7 @@
 """The log of a run: what happened to it, an event a line; what `status` and a curious user read."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,31 @@ NAME = "log.jsonl"
 
 
 def note(folder: Path, event: str, **details: Any) -> None:
-    """Append an event: "started" (with `spec`), "stopped", "lost" (with its device), "failed", "over"."""
+    """Append an event: "started" (with `spec`, `git`), "stopped", "lost" (its device), "failed", "over"."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NAME).open("a") as log:
-        log.write(json.dumps({"event": event, "time": time.time(), **details}) + "\n")
+    line = json.dumps({"event": event, "time": time.time(), **details}) + "\n"
+    with (folder / NAME).open("ab+") as log:
+        if log.tell():
+            log.seek(-1, os.SEEK_END)
+            if log.read() != b"\n":  # cut by a kill or a full disk; this event is not to be lost with it
+                line = "\n" + line
+        log.write(line.encode())
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    """All events so far; a line that is half written, by whoever was killed there, is left out."""
+    """All events so far; a line that is damaged, half written by whoever was killed there, is left out."""
     try:
-        lines = (folder / NAME).read_text().splitlines()
+        lines = (folder / NAME).read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
     found = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            event = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(event, dict) and "event" in event and "time" in event:
+            found.append(event)
     return found
 
 
@@ -37,4 +45,13 @@ def last(folder: Path) -> dict[str, Any]:
 
 def attempts(folder: Path) -> int:
     """How often the run has been started."""
-    return sum(event["event"] == "started" for event in events(folder))
+    return len(_starts(folder))
+
+
+def revisions(folder: Path) -> list[str | None]:
+    """The revisions of the code that have worked on the run, each once, in order; None: not known."""
+    return list(dict.fromkeys(event.get("git") for event in _starts(folder)))
+
+
+def _starts(folder: Path) -> list[dict[str, Any]]:
+    return [event for event in events(folder) if event["event"] == "started"]

@@ -16,7 +16,7 @@ OF_CUDA = re.compile(r"CUDA (driver )?error|cuDNN error|Triton Error \[CUDA\]")
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """Device, threads, peak memory (MB) since `reset_peak_memory`, versions and git revision."""
+    """Device, threads, peak memory (MB) since `reset_peak_memory`, versions and `git_revision`."""
     return {
         "device": _device_name(device),
         "threads": torch.get_num_threads(),

@@ -20,7 +20,8 @@ STEPS, SECONDS = 100, 20.0  # whichever comes first
 def measure(spec: Training, store: Store, device: str) -> dict[str, Any]:
     """Time some steps of `spec` and keep the result in the store's `throughput` folder."""
     torch.set_num_threads(CPU_THREADS)  # as in a run
-    task = spec.begin(single(torch.device(device)))
+    group = single(torch.device(device))
+    task = spec.begin(group)
     task.begin_round()
     batches = chain.from_iterable(task.batches() for _ in repeat(None))
     steps = 0
@@ -30,23 +31,18 @@ def measure(spec: Training, store: Store, device: str) -> dict[str, Any]:
         task.take_step(*batch)
         steps += 1
         if steps == WARM_UP_STEPS:
-            _wait(device)
+            group.wait()
             start = time.monotonic()
         if steps > WARM_UP_STEPS and (steps >= STEPS or time.monotonic() - start > SECONDS):
             break
-    _wait(device)
+    group.wait()
     measured = {
         "spec": spec.model_dump(mode="json"),
         "seconds": time.monotonic() - start,
         "steps": steps - WARM_UP_STEPS,
-        "machine": {**machine_facts(torch.device(device)), "processes": 1},
+        "machine": {**machine_facts(group.device), "processes": 1},
     }
     folder = store.root / "throughput" / spec.id
     folder.mkdir(parents=True, exist_ok=True)
     files.replace(folder / "measured.json", encode(measured))
     return measured
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()

@@ -48,12 +48,13 @@ def compiled(forward: Callable[[Tensor], Tensor], *, backend: str = "inductor") 
 
     What is compiled belongs to the code, so networks of one class share it within a process. By default
     nothing looks whether they have the same hooks: one with masks (MC-dropout) would run as the one without
-    that was there before. The option is of the whole process, as compilation waits for the first pass.
+    that was there before. Options are of the whole process, as compilation waits for the first pass.
     """
     from torch._dynamo import config  # takes a second, which runs on a CPU do without
 
     if hasattr(config, "skip_nnmodule_hook_guards"):  # not of the public interface, so it may go
         config.skip_nnmodule_hook_guards = False
+    config.recompile_limit = 64  # a data set and width take two; what is beyond would run as it is, unsaid
     return torch.compile(forward, backend=backend)
 
 

@@ -37,31 +37,52 @@ def _describe(news: dict[str, Any]) -> str:
 
 
 class Work:
-    """Done, total and time left over all runs."""
+    """Done, total and time left over all runs.
+
+    The time left is at the pace of what was done here: not by earlier attempts, nor by other processes.
+    """
 
     def __init__(self, specs: list[Spec]) -> None:
         self.total = sum(spec.effort for spec in specs)
         self.count = len(specs)
         self.over: set[str] = set()
         self._fractions: dict[str, float] = {}
+        self._not_here: dict[str, float] = {}  # of these fractions
+        self._begun: dict[str, float] = {}  # when, of those that were begun here
         self._costs = {spec.id: spec.effort for spec in specs}
         self._start = time.monotonic()
 
-    def update(self, spec: Spec, fraction: float) -> None:
-        self._fractions[spec.id] = fraction
+    def begin(self, spec: Spec) -> None:
+        self._begun[spec.id] = time.monotonic()
+
+    def update(self, spec: Spec, news: dict[str, Any]) -> None:
+        self._fractions[spec.id] = news["fraction"]
+        if spec.id not in self._not_here:
+            # What can go on has news of its seconds over all attempts.
+            here = time.monotonic() - self._begun[spec.id]
+            earlier = max(0.0, 1 - here / news["seconds"]) if news.get("seconds") else 0.0
+            self._not_here[spec.id] = news["fraction"] * earlier
+
+    def elsewhere(self, spec: Spec) -> None:
+        self._begun.pop(spec.id, None)
 
     def end(self, spec: Spec) -> None:
         self.over.add(spec.id)
         self._fractions[spec.id] = 1.0
+        if spec.id not in self._begun:
+            self._not_here[spec.id] = 1.0
 
     def done(self) -> float:
-        return sum(self._costs[i] * fraction for i, fraction in self._fractions.items() if i in self._costs)
+        return self._sum(self._fractions)
+
+    def _sum(self, fractions: dict[str, float]) -> float:
+        return sum(self._costs[i] * fraction for i, fraction in fractions.items() if i in self._costs)
 
     def left(self) -> str:
-        done, seconds = self.done(), time.monotonic() - self._start
-        if done <= 0 or seconds < 2:
+        here, seconds = self.done() - self._sum(self._not_here), time.monotonic() - self._start
+        if here <= 0 or seconds < 2:
             return "?"
-        minutes, rest = divmod(round(seconds * (self.total - done) / done), 60)
+        minutes, rest = divmod(round(seconds * (self.total - self.done()) / here), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
@@ -78,10 +99,11 @@ class Lines:
         print(line, file=sys.stderr, flush=True)
 
     def begin(self, spec: Spec) -> None:
+        self._work.begin(spec)
         self._spoken[spec.id] = time.monotonic()
 
     def news(self, spec: Spec, news: dict[str, Any]) -> None:
-        self._work.update(spec, news["fraction"])
+        self._work.update(spec, news)
         if time.monotonic() - self._spoken[spec.id] >= PLAIN_SECONDS:
             self._spoken[spec.id] = time.monotonic()
             self._say(f"  {spec.label}: {_describe(news)}; all runs: {self._work.left()} left")
@@ -97,6 +119,7 @@ class Lines:
         self._say(f"{spec.label}: stopped at a checkpoint")
 
     def elsewhere(self, spec: Spec) -> None:
+        self._work.elsewhere(spec)
         if spec.id not in self._elsewhere:
             self._elsewhere.add(spec.id)
             self._say(f"{spec.label}: another process is running it; waiting for its record")
@@ -131,10 +154,11 @@ class Bars:
         self._progress.update(self._all, completed=self._work.done(), state=state)
 
     def begin(self, spec: Spec) -> None:
+        self._work.begin(spec)
         self._tasks[spec.id] = self._progress.add_task(f"  {spec.label}", total=1.0, state="")
 
     def news(self, spec: Spec, news: dict[str, Any]) -> None:
-        self._work.update(spec, news["fraction"])
+        self._work.update(spec, news)
         self._progress.update(self._tasks[spec.id], completed=news["fraction"], state=_describe(news))
         self._refresh()
 
@@ -149,6 +173,7 @@ class Bars:
         self._remove(spec)
 
     def elsewhere(self, spec: Spec) -> None:
+        self._work.elsewhere(spec)
         self._remove(spec)
 
     def _remove(self, spec: Spec) -> None:

@@ -16,6 +16,8 @@ from experiments.engine.spec import Spec
 from experiments.errors import RunError
 
 FORMAT = 1
+FIELDS = {"id", "spec", "failure", "result", "machine"}
+REACHED = "reached.json"  # in a run's folder: what an attempt leaves for the next one; goes with the last
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Store:
 
     def read(self, path: Path) -> dict[str, Any]:
         """The record in a file of this store."""
-        return _parse(path.read_text(), path)
+        return _parse(path.read_text(errors="replace"), path)
 
     def done(self, spec: Spec) -> dict[str, Any] | None:
         """The record of `spec` if the run came to its end with metrics."""
@@ -64,14 +66,15 @@ class Store:
         files.remove_temporaries(self.path(spec).parent, self.path(spec).name)
 
     def copy_to(self, other: "Store", specs: list[Spec]) -> int:
-        """Copy the records of `specs`, failures too, as they are results; returns how many there were."""
-        copied = 0
-        for spec in specs:
-            if self.is_over(spec):
-                other.path(spec).parent.mkdir(parents=True, exist_ok=True)
-                files.replace(other.path(spec), self.path(spec).read_bytes())
-                copied += 1
-        return copied
+        """Copy the records of `specs`, failures too, as they are results; returns how many there were.
+
+        None is copied if one is damaged.
+        """
+        found = [(other.path(spec), record) for spec in specs if (record := self.load(spec))]
+        for path, record in found:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.replace(path, encode(record))
+        return len(found)
 
     def all(self) -> Iterator[dict[str, Any]]:
         for path in sorted(self.root.glob("*/*.json")):
@@ -104,6 +107,8 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         record = json.loads(text)
     except json.JSONDecodeError as error:
         raise RunError(f"record {path} is not JSON ({error}); remove it to repeat the run") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not record.keys() >= FIELDS:
         raise RunError(f"record {path} is not of format {FORMAT}; remove it to repeat the run")
+    if record["id"] != path.stem:
+        raise RunError(f"record {path} is of another run, {record['id']}; remove it to repeat the run")
     return record

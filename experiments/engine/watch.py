@@ -27,4 +27,4 @@ class Watch:
     progress: Callable[[dict[str, Any]], None] = lambda news: None
     warn: Callable[[str], None] = print
     checkpoint_seconds: float = 600.0
-    progress_seconds: float = 1.0  # between two looks at clock and signals, or a step if that takes longer
+    progress_seconds: float = 1.0  # between two news; of a training, between looks at clock and signals

@@ -6,10 +6,10 @@ from pathlib import Path
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import LanguageSpec, PerplexitySpec
-from experiments.gpt2.frames import caption, draws_frame, history_frame, measured
+from experiments.gpt2.frames import caption, draws_frame, history_frame
 from experiments.gpt2.grid import SEEDS, SIZES, training
 from experiments.gpt2.tuning import TUNING
-from experiments.image_classification.frames import published
+from experiments.image_classification.frames import measured, published
 from plots import language_curves, perplexity_by_draws
 
 METHODS = ("adamw", "ivon")
@@ -50,13 +50,12 @@ def _draws_runs(scale: Scale) -> list[PerplexitySpec]:
 
 def _draw_fig1a(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _runs(scale)
-    # On GPUs a run has its own; on CPUs others run beside it.
-    hours = "" if scale == "paper" else "; hours depend on what else the machine did, Table 6 compares speeds"
-    words = _caption(
-        f"Figure 1a: validation perplexity over tokens and over hours of training{hours}", scale, specs, store
-    )
+    # On GPUs a run has its own; on CPUs others run beside it, and Table 6 alone compares speeds.
+    hours = scale == "paper"
+    over = "tokens and over hours of training" if hours else "tokens"
+    words = _caption(f"Figure 1a: validation perplexity over {over}", scale, specs, store)
     frame = measured(history_frame(specs, store), "fig1a", scale)
-    return language_curves.perplexity(frame, published("fig1a"), folder / "fig1a", words)
+    return language_curves.perplexity(frame, published("fig1a"), folder / "fig1a", words, hours=hours)
 
 
 def _draw_fig2a(scale: Scale, store: Store, folder: Path) -> list[Path]:
@@ -101,25 +100,25 @@ GPT2 = (
     Artefact(
         name="fig1a",
         title="Figure 1a: GPT-2's validation perplexity, AdamW and IVON.",
-        runs=lambda scale: list(_runs(scale)),
+        runs=_runs,
         render=_draw_fig1a,
     ),
     Artefact(
         name="fig2a",
         title="Figure 2a: GPT-2's training loss.",
-        runs=lambda scale: list(_runs(scale)),
+        runs=_runs,
         render=_draw_fig2a,
     ),
     Artefact(
         name="fig2b",
         title="Figure 2b: GPT-2's training loss in low precision.",
-        runs=lambda scale: list(_precision_runs(scale)),
+        runs=_precision_runs,
         render=_draw_fig2b,
     ),
     Artefact(
         name="fig2c",
         title="Figure 2c: GPT-2's perplexity by number of posterior draws.",
-        runs=lambda scale: list(_draws_runs(scale)),
+        runs=_draws_runs,
         render=_draw_fig2c,
     ),
     TUNING,

@@ -29,7 +29,9 @@ SEED = 0
 def language_run(wanted: str, store: Store) -> LanguageSpec:
     """The finished training whose id begins so; UserError if there is not just one."""
     found = []
-    for path in sorted((store.root / LanguageSpec.experiment).glob(f"{wanted}*.json")):
+    for path in sorted((store.root / LanguageSpec.experiment).glob("*.json")):
+        if not path.stem.startswith(wanted):
+            continue
         record = store.read(path)
         if record["spec"]["kind"] == "language" and not record["failure"]:
             found.append(parse_spec(record["spec"]))

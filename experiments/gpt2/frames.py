@@ -11,7 +11,6 @@ from experiments.data.text.corpora import corpus
 from experiments.engine.artefact import Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import LanguageSpec, PerplexitySpec, Spec
-from experiments.errors import RunError
 from experiments.image_classification.methods import LABELS
 
 PAPER_LABELS = {"gpt2-small": "GPT-2 125M", "gpt2-medium": "GPT-2 355M", "gpt2-large": "GPT-2 773M"}
@@ -63,13 +62,6 @@ def draws_frame(specs: Sequence[PerplexitySpec], store: Store) -> pd.DataFrame:
     ]
     columns = ["dataset", "model", "method", "precision", "seed", "draws", "nll", "perplexity"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def measured(frame: pd.DataFrame, name: str, scale: Scale) -> pd.DataFrame:
-    """`frame` unless it is empty: there is nothing to draw before the first run is done."""
-    if frame.empty:
-        raise RunError(f"no finished run of {name} at scale {scale}: run it first")
-    return frame
 
 
 def caption(what: str, scale: Scale, specs: Sequence[Spec], store: Store) -> str:

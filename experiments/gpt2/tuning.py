@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.data.text.corpora import corpus
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import LanguageSpec
-from experiments.gpt2.frames import caption, measured
 from experiments.gpt2.grid import SCALED, training
+from experiments.image_classification.frames import measured
 from experiments.image_classification.methods import LABELS
 from plots import tables
 
@@ -88,12 +89,15 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
     ]
     frame = measured(pd.DataFrame(rows), "tuning_gpt2", scale)
     best = ", ".join(f"{LABELS[method]} {lr:g}" for method, lr in winners(scale, store).items())
-    words = caption(
-        f"Learning rates of GPT-2 at scale {scale}: one training each, of all steps where short ones are "
-        f"tied; chosen: {best or 'not yet'}.",
-        scale,
-        trials(scale),
-        store,
+    short = trial("ivon", RATES["ivon"][0], scale)
+    whole = [f"{LABELS[method]}'s" for at, method in TIED if at == scale]
+    tied = (
+        f"; {' and '.join(whole)} best were tied, and trained whole with the figures' seed" if whole else ""
+    )
+    words = (
+        f"Learning rates of GPT-2 at scale {scale}, {short.network_name} on {corpus(short.corpus).title}: "
+        f"one training of {short.train_steps} steps each, with a seed that no figure uses{tied}. The "
+        f"training loss decides; chosen: {best or 'not yet'}."
     )
     return tables.write_plain(folder / "tuning_gpt2", frame, words)
 
@@ -101,7 +105,7 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
 TUNING = Artefact(
     name="tuning_gpt2",
     title="How GPT-2's learning rates were chosen at demo and small.",
-    runs=lambda scale: list(trials(scale)),
+    runs=trials,
     render=_render,
     scales=("demo", "small"),
 )

@@ -13,7 +13,8 @@ from experiments.cost.frames import cost_frame, pair_of
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import CostSpec, EvalSpec, TrainSpec
-from experiments.image_classification.frames import caption, measured, metrics_frame, published
+from experiments.image_classification.captions import caption
+from experiments.image_classification.frames import measured, metrics_frame, published
 from experiments.image_classification.grid import SEEDS
 from experiments.image_classification.methods import TEST_DRAWS
 from experiments.in_domain.table2 import in_domain_training
@@ -87,22 +88,13 @@ def frame(scale: Scale, store: Store) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
 
 
-def diverged(scale: Scale, store: Store) -> str:
-    """Which trainings ended in a loss that is not finite, in words; empty if none did."""
-    failed = [name for name, spec in looks(scale) if (record := store.load(spec.train)) and record["failure"]]
-    said = [f"{ESTIMATORS[name]} with {failed.count(name)}" for name in ESTIMATORS if name in failed]
-    if not said:
-        return ""
-    return f"Diverged, and so without quality: {', '.join(said)} of {len(SEEDS[scale])} seeds."
-
-
 def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _runs(scale)
     ours = measured(frame(scale, store), "table7", scale)
     paper = published("table7").replace({"method": PUBLISHED_AS})
     memory = replace(MEMORY, digits=1) if scale == "demo" else MEMORY  # a few MB
     metrics = {metric.name: metric for metric in (*(METRICS[name] for name in QUALITY), STEP, memory)}
-    short = f"{caption(TITLE, scale, specs, store)} {diverged(scale, store)}".strip()
+    short = caption(TITLE, scale, specs, store, title_of=lambda train: ESTIMATORS[train.method.hess_approx])
     rows = tables.make_table(
         ours,
         paper,
@@ -112,13 +104,15 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
     )
     return [
         *tables.write_table(folder / "table7", rows, f"{short} {WORDS}"),
-        *table_figure.draw(ours, paper, metrics, folder / "table7_figure", short),
+        *table_figure.draw(
+            ours, paper, metrics, folder / "table7_figure", short, methods=list(ESTIMATORS.values())
+        ),
     ]
 
 
 TABLE7 = Artefact(
     name="table7",
     title=TITLE,
-    runs=lambda scale: list(_runs(scale)),
+    runs=_runs,
     render=_render,
 )

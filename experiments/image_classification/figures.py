@@ -7,9 +7,9 @@ from pathlib import Path
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
+from experiments.image_classification.captions import caption
 from experiments.image_classification.frames import (
     by_split,
-    caption,
     history_frame,
     measured,
     published,
@@ -20,6 +20,10 @@ from plots import overfitting, reliability, validation_error
 
 # At `paper` Figures 1b and 1c show ImageNet; AdamW overfits most on TinyImageNet.
 FIGURE1_PAIR = {scale: pairs[0] for scale, pairs in TABLE1_PAIRS.items()}
+TRAINING = (
+    "Training curves are means over the steps of an epoch, with augmented images and, for IVON, a draw of "
+    "the weights; test curves are of the point estimate after it."
+)
 OVERFITTING_PAIR = {**FIGURE1_PAIR, "paper": ("tinyimagenet", "resnet18")}
 
 
@@ -49,14 +53,15 @@ def _draw_fig1b(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 def _draw_fig1c(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _fig1c(scale)
-    words = caption("Figure 1c: reliability diagram.", scale, specs, store)
+    words = caption("Figure 1c: reliability diagram. Seeds are pooled.", scale, specs, store)
     frame = measured(reliability_frame(specs, store), "fig1c", scale)
     return reliability.draw(frame, published("fig1c"), folder / "fig1c", words)
 
 
 def _draw_overfitting(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _overfitting(scale)
-    words = caption("Overfitting: loss on training and test images over training.", scale, specs, store)
+    what = f"Overfitting: loss on training and test images over training. {TRAINING}"
+    words = caption(what, scale, specs, store)
     frame = by_split(measured(history_frame(specs, store), "overfitting", scale))
     return overfitting.draw(frame, folder / "overfitting", words)
 
@@ -65,19 +70,19 @@ FIGURES = (
     Artefact(
         name="fig1b",
         title="Figure 1b: validation error of AdamW and IVON over training.",
-        runs=lambda scale: list(_fig1b(scale)),
+        runs=_fig1b,
         render=_draw_fig1b,
     ),
     Artefact(
         name="fig1c",
         title="Figure 1c: reliability of AdamW and IVON.",
-        runs=lambda scale: list(_fig1c(scale)),
+        runs=_fig1c,
         render=_draw_fig1c,
     ),
     Artefact(
         name="overfitting",
         title="Overfitting of AdamW, SGD and IVON (blog post).",
-        runs=lambda scale: list(_overfitting(scale)),
+        runs=_overfitting,
         render=_draw_overfitting,
     ),
 )

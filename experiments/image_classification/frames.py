@@ -10,7 +10,6 @@ from experiments.engine.artefact import Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, MixtureSpec, TrainSpec
 from experiments.errors import RunError
-from experiments.image_classification.grid import EPOCHS
 from experiments.image_classification.methods import LABELS
 from experiments.models import MODELS
 
@@ -30,14 +29,16 @@ def method_label(spec: Look) -> str:
     return LABELS[name] + ("@mean" if name == "ivon" and not spec.draws else "")
 
 
-def _pair(spec: TrainSpec) -> dict[str, str]:
+def pair_of(spec: TrainSpec) -> dict[str, str]:
+    """Data set and network, as shown."""
     model = MODELS[spec.model].title + (f" (width {spec.width})" if spec.width else "")
     return {"dataset": DATASETS[spec.dataset].title, "model": model}
 
 
-def _run(spec: Look) -> dict[str, object]:
+def run_of(spec: Look) -> dict[str, object]:
+    """What tells the rows of a run from others: dataset, model, method, seed."""
     train = spec.trainings[0]
-    return {**_pair(train), "method": method_label(spec), "seed": train.seed}
+    return {**pair_of(train), "method": method_label(spec), "seed": train.seed}
 
 
 def metrics_frame(specs: Sequence[Look], store: Store) -> pd.DataFrame:
@@ -46,7 +47,7 @@ def metrics_frame(specs: Sequence[Look], store: Store) -> pd.DataFrame:
         {**run, "metric": name, "value": value}
         for spec in specs
         if (record := store.done(spec))
-        for run in [_run(spec)]
+        for run in [run_of(spec)]
         for name, value in record["result"]["metrics"].items()
         if value is not None
     ]
@@ -55,10 +56,10 @@ def metrics_frame(specs: Sequence[Look], store: Store) -> pd.DataFrame:
 
 def history_frame(specs: list[TrainSpec], store: Store) -> pd.DataFrame:
     """dataset, model, method, seed, epoch, step, train_nll, train_error, nll, error: a row a point of the
-    curves.
+    curves, whose test numbers are those of the point estimate.
     """
     rows = [
-        {**_pair(spec), "method": LABELS[spec.method.name], "seed": spec.seed, **point}
+        {**run_of(EvalSpec(train=spec)), **point}
         for spec in specs
         if (record := store.done(spec))
         for point in record["result"]["history"]
@@ -71,9 +72,7 @@ def reliability_frame(specs: Sequence[Look], store: Store) -> pd.DataFrame:
     """dataset, model, method, seed, bin, confidence, accuracy, count, ece: a row a bin."""
     rows = [
         {
-            **_pair(spec.trainings[0]),
-            "method": method_label(spec),
-            "seed": spec.trainings[0].seed,
+            **run_of(spec),
             "bin": index,
             "confidence": bins["confidence"][index],
             "accuracy": bins["accuracy"][index],
@@ -109,7 +108,7 @@ def by_split(history: pd.DataFrame) -> pd.DataFrame:
 
 def pairs_of(specs: Sequence[Look]) -> list[tuple[str, str]]:
     """Data set and network of the table's blocks, as shown, in their order."""
-    pairs = [_pair(spec.trainings[0]) for spec in specs]
+    pairs = [pair_of(spec.trainings[0]) for spec in specs]
     return list(dict.fromkeys((pair["dataset"], pair["model"]) for pair in pairs))
 
 
@@ -132,22 +131,3 @@ def whole_seeds(rows: pd.DataFrame, x: str) -> list[int]:
     """
     found = rows.groupby("seed")[x].nunique()
     return list(found.index[found == rows[x].nunique()]) or list(found.index)
-
-
-def caption(what: str, scale: Scale, specs: Sequence[TrainSpec | Look], store: Store) -> str:
-    """What is shown, at which scale it was measured, on what, and how many of the runs are there."""
-    seeds = len({spec.trainings[0].seed for spec in specs})
-    if scale == "paper":
-        protocol = f"the paper's protocol, {seeds} seeds"
-    else:
-        protocol = f"scale {scale}, {EPOCHS[scale]} epochs in place of the paper's 200, {seeds} seeds"
-    if scale == "demo":
-        protocol += (
-            ", handwritten digits and narrow networks, learning rates chosen on held-out training images"
-        )
-    records = [record for spec in specs if (record := store.done(spec))]
-    devices = sorted({record["machine"]["device"] for record in records})
-    parts = [what, f"Ours: {protocol}; measured on {' and '.join(devices) or 'nothing yet'}."]
-    if len(records) < len(specs):
-        parts.append(f"{len(specs) - len(records)} of {len(specs)} runs are missing.")
-    return " ".join(parts)

@@ -10,10 +10,10 @@ from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.claims import Claim
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec
+from experiments.image_classification.captions import caption
 from experiments.image_classification.departures import departures
 from experiments.image_classification.frames import (
     Look,
-    caption,
     measured,
     methods_of,
     metrics_frame,
@@ -49,29 +49,40 @@ def _grid(dataset: str, scale: Scale) -> list[EvalSpec]:
 
 
 def table(
-    name: str, title: str, runs: Callable[[Scale], Sequence[Look]], claims: tuple[Claim, ...] = BETTER
+    name: str,
+    title: str,
+    runs: Callable[[Scale], Sequence[Look]],
+    claims: tuple[Claim, ...] = BETTER,
+    words: Callable[[Scale], str] = lambda _: "",
 ) -> Artefact:
-    """A table of metrics beside the paper's, and the same as a figure."""
+    """A table of metrics beside the paper's, and the same as a figure; `words` go under both."""
 
     def render(scale: Scale, store: Store, folder: Path) -> list[Path]:
         specs = runs(scale)
         ours, paper = measured(metrics_frame(specs, store), name, scale), published(name)
         metrics = {key: METRICS[key] for key in COLUMNS}
-        words = caption(title, scale, specs, store) + departures(name, scale, ours, paper, metrics)
-        rows = tables.make_table(ours, paper, metrics, pairs=pairs_of(specs), methods=methods_of(specs))
+        methods = methods_of(specs)
+        below = caption(f"{title} {words(scale)}".strip(), scale, specs, store)
+        below += departures(name, scale, ours, paper, metrics)
+        rows = tables.make_table(ours, paper, metrics, pairs=pairs_of(specs), methods=methods)
         return [
-            *tables.write_table(folder / name, rows, words),
-            *table_figure.draw(ours, paper, metrics, folder / f"{name}_figure", words),
+            *tables.write_table(folder / name, rows, below),
+            *table_figure.draw(ours, paper, metrics, folder / f"{name}_figure", below, methods=methods),
         ]
 
-    return Artefact(
-        name=name, title=title, runs=lambda scale: list(runs(scale)), render=render, claims=claims
-    )
+    return Artefact(name=name, title=title, runs=runs, render=render, claims=claims)
+
+
+def _of_digits(scale: Scale) -> str:
+    """The demo has one data set for three tables."""
+    return "" if scale != "demo" else "At this scale Tables 8, 9 and 10 are the same runs."
 
 
 TABLES = (
     table("table1", "Table 1: IVON against AdamW and SGD.", _table1),
-    table("table8", "Table 8: optimizers on CIFAR-10.", partial(_grid, "cifar10")),
-    table("table9", "Table 9: optimizers on CIFAR-100.", partial(_grid, "cifar100")),
-    table("table10", "Table 10: optimizers on TinyImageNet.", partial(_grid, "tinyimagenet")),
+    table("table8", "Table 8: optimizers on CIFAR-10.", partial(_grid, "cifar10"), words=_of_digits),
+    table("table9", "Table 9: optimizers on CIFAR-100.", partial(_grid, "cifar100"), words=_of_digits),
+    table(
+        "table10", "Table 10: optimizers on TinyImageNet.", partial(_grid, "tinyimagenet"), words=_of_digits
+    ),
 )

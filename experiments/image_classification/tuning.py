@@ -20,7 +20,8 @@ import pandas as pd
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
-from experiments.image_classification.frames import caption, measured
+from experiments.image_classification.captions import caption
+from experiments.image_classification.frames import measured
 from experiments.image_classification.grid import TABLE1_METHODS, evaluations, training
 from experiments.image_classification.methods import CIFAR, LABELS
 from plots import tables
@@ -125,7 +126,7 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
 TUNING = Artefact(
     name="tuning",
     title="The choice of the demo's settings, and of VOGN's.",
-    runs=lambda scale: list(_trials(scale)),
+    runs=_trials,
     render=_render,
     scales=("demo", "small"),
 )

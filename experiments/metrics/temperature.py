@@ -8,7 +8,7 @@ probabilities take their place. Needs numpy and scipy only.
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 LOWEST, HIGHEST = 0.01, 100.0
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)  # in place of 0, as in `classification`
@@ -64,12 +64,6 @@ def cross_fitted(
     for half, temperature in zip(halves, (first, second), strict=True):
         probs[half] = tempered(z[half], temperature)
     return probs, (first, second)
-
-
-def nll_at(logits: ArrayLike, labels: ArrayLike, temperature: float) -> float:
-    """Mean -log softmax(logits / T) of the true class, in nats."""
-    z, y = _checked(logits, labels)
-    return float(-log_softmax(z / temperature, axis=1)[np.arange(len(z)), y].mean())
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -8,8 +8,9 @@ from experiments.data.ood import ood_sets_against
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import OodSpec
+from experiments.image_classification.captions import caption
 from experiments.image_classification.departures import departures
-from experiments.image_classification.frames import caption, measured, published
+from experiments.image_classification.frames import measured, published
 from experiments.image_classification.grid import SEEDS
 from experiments.image_classification.methods import LABELS
 from experiments.in_domain.table2 import predictor
@@ -45,18 +46,20 @@ def _table3(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _runs(scale)
     ours, paper = measured(metrics_frame(specs, store), "table3", scale), published("table3")
     pairs = list(dict.fromkeys((block_of(s)["dataset"], block_of(s)["model"]) for s in specs))
-    rows = tables.make_table(ours, paper, OOD_METRICS, pairs=pairs, methods=[LABELS[m] for m in METHODS])
+    methods = [LABELS[method] for method in METHODS]
+    rows = tables.make_table(ours, paper, OOD_METRICS, pairs=pairs, methods=methods)
     words = caption(
         f"Table 3: out-of-distribution detection by confidence; {words_of(scale, specs, store)}. "
         "FPR95 is the false positive rate at a true positive rate of 95 %; the code released with the "
-        "paper averages it over a part of the ROC curve instead, which is shown beside it.",
+        "paper averages it over a part of the ROC curve instead, which is shown beside it. The detection "
+        "error is the least over thresholds.",
         scale,
         specs,
         store,
     ) + departures("table3", scale, ours, paper, OOD_METRICS)
     return [
         *tables.write_table(folder / "table3", rows, words),
-        *table_figure.draw(ours, paper, OOD_METRICS, folder / "table3_figure", words),
+        *table_figure.draw(ours, paper, OOD_METRICS, folder / "table3_figure", words, methods=methods),
     ]
 
 
@@ -64,7 +67,7 @@ def _fig3(scale: Scale, store: Store, folder: Path) -> list[Path]:
     specs = _runs(scale)
     frame = measured(entropy_frame(specs, store), "fig3ab", scale)
     words = caption(
-        "Figure 3: predictive entropy of test images and of images from elsewhere; "
+        "Figures 3a, 3b: predictive entropy of test images and of images from elsewhere; "
         f"{words_of(scale, specs, store)}.",
         scale,
         specs,
@@ -78,13 +81,13 @@ OOD = (
     Artefact(
         name="table3",
         title="Table 3: out-of-distribution detection.",
-        runs=lambda scale: list(_runs(scale)),
+        runs=_runs,
         render=_table3,
     ),
     Artefact(
         name="fig3ab",
         title="Figures 3a, 3b: predictive entropy in and out of domain.",
-        runs=lambda scale: list(_runs(scale)),
+        runs=_runs,
         render=_fig3,
     ),
 )

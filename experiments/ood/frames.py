@@ -4,22 +4,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from experiments.data import DATASETS
 from experiments.data.ood import OOD_SETS
 from experiments.engine.record import Store
 from experiments.engine.spec import OodSpec
-from experiments.image_classification.methods import LABELS
-from experiments.models import MODELS
+from experiments.image_classification.frames import pair_of, run_of
 
 
 def block_of(spec: OodSpec) -> dict[str, str]:
     """The block of a table: `CIFAR-10 vs SVHN` and the network."""
-    train = spec.look.train
-    width = f" (width {train.width})" if train.width else ""
-    return {
-        "dataset": f"{DATASETS[train.dataset].title} vs {OOD_SETS[spec.outside].title}",
-        "model": MODELS[train.model].title + width,
-    }
+    pair = pair_of(spec.look.train)
+    return {**pair, "dataset": f"{pair['dataset']} vs {OOD_SETS[spec.outside].title}"}
 
 
 def metrics_frame(specs: Sequence[OodSpec], store: Store) -> pd.DataFrame:
@@ -46,5 +40,4 @@ def entropy_frame(specs: Sequence[OodSpec], store: Store) -> pd.DataFrame:
 
 
 def _run(spec: OodSpec) -> dict[str, object]:
-    train = spec.look.train
-    return {**block_of(spec), "method": LABELS[train.method.name], "seed": train.seed}
+    return {**run_of(spec.look), **block_of(spec)}

@@ -50,10 +50,9 @@ def test_estimate_is_unbiased_for_a_full_hessian():
     x = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     optimizer = AdaHessian([x], lr=0.1, generator=torch.Generator().manual_seed(0))
     draws = 4000
-    total = torch.zeros(4, dtype=torch.float64)
-    for _ in range(draws):
+    for _ in range(draws):  # which add up, like micro-batches
         optimizer.backward(0.5 * x @ hessian @ x)
-        total += optimizer._curvature[x]
+    total = optimizer._curvature[x]
     spread = (hessian.square().sum(dim=1) - hessian.diagonal().square()).sqrt()  # of one draw
     # Five standard errors: a right estimator fails once in some 400,000 seeds.
     assert ((total / draws - hessian.diagonal()).abs() < 5 * spread / draws**0.5).all()
@@ -80,6 +79,56 @@ def test_gradient_that_is_constant_has_zero_curvature():
     assert torch.equal(optimizer._curvature[y], torch.full((3,), 2.0))
     optimizer.step()
     assert torch.equal(unused, torch.ones(3))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradient_of_the_step_before_does_not_stay(frozen):
+    """Neither on a parameter that the loss now leaves out nor on one that is frozen by now."""
+    x, y = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    optimizer = AdaHessian([x, y], lr=0.1)
+    optimizer.backward(x.square().sum() + y.square().sum())
+    optimizer.step()
+    after = y.detach().clone()
+    y.requires_grad_(not frozen)
+    optimizer.backward(x.square().sum())
+    optimizer.step()
+    assert y.grad is None
+    assert torch.equal(y, after)
+
+
+def test_micro_batches_add_up():
+    """A step of the parts is that of their sum, also for y, which one leaves out; signs do not matter."""
+
+    def loss(x: torch.Tensor, y: torch.Tensor, part: int) -> torch.Tensor:
+        return quadratic(x) / 4 if part else 3 * quadratic(x) / 4 + quadratic(y)
+
+    pairs = [[torch.ones(3).double().requires_grad_() for _ in "xy"] for _ in range(2)]
+    divided, whole = (AdaHessian(pair, lr=0.1) for pair in pairs)
+    for parts in ((0, 1), (1, 0)):
+        divided.backward(quadratic(pairs[0][0]))
+        divided.zero_grad()  # and with its gradient the curvature of that one is gone
+        for part in parts:
+            divided.backward(loss(*pairs[0], part))
+        whole.backward(loss(*pairs[1], 0) + loss(*pairs[1], 1))
+        divided.step()
+        whole.step()
+        torch.testing.assert_close(pairs[0], pairs[1], rtol=1e-12, atol=0)  # sums in another order
+
+
+def test_step_takes_a_closure():
+    x, y = (torch.ones(3).double().requires_grad_() for _ in range(2))
+    optimizer, other = AdaHessian([x], lr=0.1), AdaHessian([y], lr=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = quadratic(x)
+        optimizer.backward(loss)
+        return loss
+
+    assert optimizer.step(closure).item() == quadratic(y).item()
+    other.backward(quadratic(y))
+    assert other.step() is None
+    assert torch.equal(x, y)
 
 
 def test_step_needs_its_own_backward():

@@ -161,7 +161,8 @@ def test_settings_arrive():
     assert torch.equal(model.weight, start)
     assert all(group["weight_decay"] == 0 for group in method.optimizer.param_groups)
 
-    settings = BBB(lr=0.1, std_init=0.01, mu_init_std=0.1, rho_jitter=0.2, adamw_decay=0.01, temperature=0.5)
+    values = {"std_init": 0.01, "mu_init_std": 0.1, "rho_jitter": 0.2, "adamw_decay": 0.01}
+    settings = BBB(lr=0.1, beta1=0.8, beta2=0.95, eps=1e-6, temperature=0.5, **values)
     method = settings.build(model, train_size=400, seed=0)
     rho = method.posterior.rho.detach()
     # Statistics of 60,000 numbers: five standard errors are 1.5% of a standard deviation.
@@ -169,7 +170,8 @@ def test_settings_arrive():
     assert rho.std().item() == pytest.approx(0.2, rel=0.015)
     assert F.softplus(rho.mean()).item() == pytest.approx(0.01, rel=0.01)
     assert method._kl_weight == 0.5 / 400
-    assert method.optimizer.defaults["weight_decay"] == 0.01
+    given = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.01}
+    assert given.items() <= method.optimizer.defaults.items()
 
 
 @pytest.mark.parametrize("wrong", [{"prior_precision": 0.0}, {"std_init": 0.0}, {"params": []}])

@@ -181,6 +181,11 @@ def test_sites_that_are_not_there_are_refused(sites):
         Masks(network(), sites, rate=0.1)
 
 
+def test_sites_named_twice_are_refused():
+    with pytest.raises(ValueError, match=r"dropout sites of Sequential: \['1'\] more than once"):
+        Masks(network(), ["1", "0", "1"], rate=0.1)
+
+
 def test_network_without_sites_is_refused():
     with pytest.raises(ValueError, match=r"Linear has no dropout_sites\(\)"):
         MCDropout(lr=0.1).build(nn.Linear(2, 1), train_size=10, seed=0)
@@ -193,9 +198,11 @@ def test_impossible_rates_are_refused(rate):
 
 
 def test_generator_of_another_device_is_refused():
-    masks = Masks(network(), ["1"], rate=0.5)
-    masks.device = torch.device("cuda")
-    with pytest.raises(ValueError, match="generator is on cpu, the network on cuda"), masks.on(noise()):
+    """Other than that where the network is now: it may have moved since it got its masks."""
+    model = network()
+    masks = Masks(model, ["1"], rate=0.5)
+    model.to("meta")
+    with pytest.raises(ValueError, match="generator is on cpu, the network on meta"), masks.on(noise()):
         pass
 
 

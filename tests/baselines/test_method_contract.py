@@ -1,6 +1,7 @@
 """What the training loop and the evaluation loop rely on, for every method of the registry."""
 
 import io
+from copy import deepcopy
 
 import pytest
 import torch
@@ -53,6 +54,36 @@ def test_seed_alone_decides_the_result(name, built, batches, run):
     assert_same_bits(weights(model), weights(again))
 
 
+def test_another_seed_gives_other_weights(name, built, batches, run):
+    """Unless there is nothing to draw in a training."""
+    (one, method), (other, reseeded) = built(name), built(name, seed=1)
+    run(one, method, batches(0, 3))
+    run(other, reseeded, batches(0, 3))
+    same = all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+    assert same == (name in ("sgd", "adamw", "swag", "ogn"))
+
+
+@pytest.mark.parametrize("asked", [{"micro_batches": 4}, {"max_grad_norm": 1e-3}], ids=str)
+def test_micro_batches_and_clipping_are_heeded_or_refused(name, asked, built, batches, run):
+    model, method = built(name)
+    before, shown = weights(model), []
+    ((images, labels),) = batches(0, 1)
+    loss = Loss(model, images, labels, seen=lambda _, number: shown.append(number), **asked)
+    if name in ("vogn", "ogn", "bbb", "mc_dropout", "swag"):
+        words = f"(?i){name.replace('_', '-')} needs micro_batches 1 and max_grad_norm inf"
+        with pytest.raises(ValueError, match=words):
+            method.step(loss)
+        assert_same_bits(weights(model), before)
+        return
+    method.step(loss)
+    if "micro_batches" in asked:
+        assert shown == [0, 1, 2, 3]
+    else:
+        other, unclipped = built(name)
+        run(other, unclipped, batches(0, 1))
+        assert not torch.equal(model.get_parameter("0.weight"), other.get_parameter("0.weight"))
+
+
 def test_learning_rate_is_that_of_the_param_groups(name, built, batches, run):
     model, method = built(name)
     run(model, method, batches(0, 3))
@@ -79,6 +110,15 @@ def test_saved_and_loaded_goes_on_bit_for_bit(name, built, batches, run):
     other.begin_epoch(1, 2, 7)
     run(loaded, other, batches(7, 14))
     assert_same_bits(weights(loaded), weights(model))
+
+
+def test_copied_goes_on_bit_for_bit(name, built, batches, run):
+    model, method = built(name)
+    run(model, method, batches(0, 3))
+    copied, other = deepcopy((model, method))
+    for one, its in ((model, method), (copied, other)):
+        run(one, its, batches(3, 6))
+    assert_same_bits(weights(copied), weights(model))
 
 
 def test_draw_zero_is_the_point_estimate(name, built, batches, run):

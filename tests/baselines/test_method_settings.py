@@ -9,7 +9,7 @@ from torch import nn
 
 from baselines import METHODS
 from baselines.method import Loss
-from baselines.settings import IVON, SGD, AdaHessian, AdamW
+from baselines.settings import BBB, IVON, OGN, SGD, SWAG, VOGN, AdaHessian, AdamW
 
 MODEL = nn.Linear(2, 1)
 
@@ -56,6 +56,9 @@ def test_bad_settings_are_refused(name, wrong):
         (IVON, {"hess_approx": "exact"}),
         (IVON, {"clip_radius": 0.0}),
         (IVON, {"sync": 1}),
+        (BBB, {"std_init": 1000.0}),
+        (VOGN, {"damping": 0.0, "norm_posterior": False}),
+        (OGN, {"damping": 0.0, "norm_posterior": False}),
     ],
     ids=lambda value: value if isinstance(value, type) else str(value),
 )
@@ -79,6 +82,23 @@ def test_sgd_is_torchs_heavy_ball():
     assert optimizer.defaults == expected.defaults
     assert optimizer.defaults["dampening"] == 0
     assert not optimizer.defaults["nesterov"]
+
+
+def test_swag_gets_its_settings():
+    settings = SWAG(
+        lr=0.3, momentum=0.8, weight_decay=1e-3, swag_lr=0.05, swag_part=0.5, collections=3, rank=4
+    )
+    method = built(settings)
+    expected = torch.optim.SGD(MODEL.parameters(), lr=0.3, momentum=0.8, weight_decay=1e-3)
+    assert method.optimizer.defaults == expected.defaults
+    assert method.gaussian.rank == 4
+    method.begin_epoch(4, 10, 1)  # of ten epochs the last five collect, at their own rate
+    assert method.optimizer.param_groups[0]["lr"] == 0.3
+    method.begin_epoch(5, 10, 1)
+    assert method.optimizer.param_groups[0]["lr"] == 0.05
+    for _ in range(5):
+        method.step(Loss(MODEL, torch.ones(4, 2), torch.ones(4, 1), criterion=nn.functional.mse_loss))
+    assert method.gaussian.count == 3
 
 
 def test_adamw_is_torchs():

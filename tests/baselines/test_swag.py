@@ -164,6 +164,25 @@ def test_resumes_bit_for_bit(stop):
     assert torch.equal(*draws)
 
 
+@pytest.mark.parametrize(
+    ("rank", "size", "words"),
+    [
+        (4, 9, "SWAG: the state is of 6 parameters, the model has 9"),
+        (3, 6, "SWAG: the state has 4 deviations of 11 iterates, rank 3 needs 3"),
+        (5, 6, "SWAG: the state has 4 deviations of 11 iterates, rank 5 needs 5"),
+    ],
+)
+def test_state_of_another_model_or_rank_is_refused_and_changes_nothing(rank, size, words):
+    _, _, other = wandering(11)
+    weights = torch.ones(size, dtype=torch.float64, requires_grad=True)
+    gaussian = IterateGaussian([weights], rank=rank)
+    gaussian.collect()
+    with pytest.raises(ValueError, match=words):
+        gaussian.load_state_dict(other.state_dict())
+    assert gaussian.count == 1
+    assert torch.equal(gaussian.mean, weights)
+
+
 def test_what_cannot_be_is_refused():
     weights = torch.zeros(1, requires_grad=True)
     with pytest.raises(ValueError, match="SWAG needs trainable parameters and rank >= 2"):

@@ -289,6 +289,7 @@ def test_no_draw_before_the_first_step():
         {"tau": 0.0},
         {"warmup_steps": -1},
         {"mc_samples": -1},
+        {"mc_samples": 1.5},
     ],
     ids=str,
 )

@@ -125,7 +125,14 @@ def in_process(tmp_path):
         (["run", "table1", "--set", "epochs"], ["epochs", "FIELD=VALUE"]),
         (["run", "table1", "--set", "epochs=3", "--set", "widht=2"], ["'widht'", "'width'"]),
         (["run", "table1", "--set", "widht=2", "--set", "epochs=3"], ["'widht'", "'width'"]),
+        (["run", "table1", "--set", "epochs=3", "epochs=4"], ["epochs=4", "set to 3 already"]),
+        (["run", "table1", "--set", "kind=evaluate"], ["--set kind=evaluate"]),
+        (["plan", "fig3c", "--only", "method=hmc"], ["--only method=hmc", "kind="]),
+        (["plan", "table1", "--processes", "0"], ["--processes 0", "at least 1"]),
+        (["plan", "table1", "--processes", "3"], ["--processes 3", "batch_size 50"]),
+        (["plan", "table1", "--cluster", "mine"], ["--cluster", "--executor slurm"]),
         (["run", "table1", "--set", "dataset=digitz"], ["dataset", "digitz", "digits"]),
+        (["run", "table3", "--set", "dataset=cifar10"], ["outside 'photos'", "'cifar10'"]),
         (["run", "table1", "--set", "model=resnet21"], ["model", "resnet21", "resnet20"]),
         (["run", "table1", "--jobs", "0"], ["--jobs 0", "at least 1"]),
         (["run", "table1", "--jobs", "two"], ["--jobs", "two"]),
@@ -141,7 +148,12 @@ def in_process(tmp_path):
         (["plan", "tabel1"], ["'table1'"]),
         (["status", "tabel1"], ["'table1'"]),
         (["render", "tabel1"], ["'table1'"]),
+        (["render", "all"], ["no finished run"]),
+        (["render", "all", "--scale", "dmeo"], ["unknown scale 'dmeo'", "'demo'"]),
         (["publish", "tabel1"], ["'table1'"]),
+        (["publish", "table1"], ["table1", "nothing to publish"]),
+        (["sample", "**"], ["'**'"]),
+        (["sample", "3a", "--temperature", "nan"], ["--temperature nan"]),
         (["verify", "--scale", "huge"], ["unknown scale 'huge'"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -189,6 +201,13 @@ def test_plan_of_chosen_and_changed_runs(tmp_path, capsys):
     assert "sharded true needs method.sync false" in capsys.readouterr().err
 
 
+def test_a_field_asked_for_twice_may_have_either_value(tmp_path, capsys):
+    assert main(["plan", "table1", "--runs", str(tmp_path), "--only", "seed=0", "seed=1", "method=sgd"]) == 0
+    assert "trainings: 2 to do" in capsys.readouterr().out
+    assert main(["plan", "table1", "--runs", str(tmp_path), "--only", "kind=train", "seed=0"]) == 0
+    assert "evaluations: 0 to do, 0 of 0" in capsys.readouterr().out
+
+
 def test_broken_record_is_one_line_with_a_remedy(tmp_path, capsys):
     store = Store(tmp_path)
     spec = ARTEFACTS["table1"].specs("demo")[0]
@@ -210,12 +229,13 @@ def test_render_before_the_first_run_is_one_line(tmp_path, capsys):
     ("log", "state"),
     [
         ("", "waiting"),
-        ('{"event": "started"}\n', "waiting"),
+        ('{"event": "started", "time": 1}\n', "waiting"),
         (
-            '{"event": "started"}\n{"event": "failed", "why": "RuntimeError: no"}\n',
+            '{"event": "started", "time": 1}\n{"event": "failed", "time": 2, "why": "RuntimeError: no"}\n',
             "failed: RuntimeError: no",
         ),
-        ('{"event": "failed", "why": "RuntimeError: no"}\n{"event": "started"}\n', "waiting"),
+        ('{"event": "failed", "time": 1, "why": "no"}\n{"event": "started", "time": 2}\n', "waiting"),
+        ('{"event": "failed", "why": "no"}\n[]\n', "waiting"),  # not written by this program
         ('{"event": "sta', "waiting"),  # the disk was full
     ],
 )

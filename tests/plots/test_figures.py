@@ -44,7 +44,9 @@ def draw_table(stem) -> tuple[pd.DataFrame, list]:
     grid = itertools.product(("AdamW", "IVON"), METRICS, range(3))
     rows = [("Digits", "Net", method, name, seed, 0.1 * (seed + 1)) for method, name, seed in grid]
     frame = pd.DataFrame(rows, columns=["dataset", "model", "method", "metric", "seed", "value"])
-    return frame, table_figure.draw(frame, paper(("IVON", "acc", 0.3)), METRICS, stem, CAPTION)
+    return frame, table_figure.draw(
+        frame, paper(("IVON", "acc", 0.3)), METRICS, stem, CAPTION, methods=["AdamW", "IVON"]
+    )
 
 
 def draw_validation_error(stem) -> tuple[pd.DataFrame, list]:
@@ -126,7 +128,7 @@ def test_curves_of_two_data_sets_do_not_share_a_figure(tmp_path):
 
 def test_table_figure_without_runs_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no run"):
-        table_figure.draw(pd.DataFrame(), paper(), METRICS, tmp_path / "figure", CAPTION)
+        table_figure.draw(pd.DataFrame(), paper(), METRICS, tmp_path / "figure", CAPTION, methods=[])
 
 
 def test_calibration_error_of_bins_is_weighted_by_count_and_averaged_over_seeds():

@@ -30,7 +30,7 @@ PAPER = pd.DataFrame(
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_perplexity_over_tokens_and_hours(seeds, tmp_path):
     frame = history(seeds=seeds)
-    paths = language_curves.perplexity(frame, PAPER, tmp_path / "fig1a", "A caption.")
+    paths = language_curves.perplexity(frame, PAPER, tmp_path / "fig1a", "A caption.", hours=True)
     assert {path.suffix for path in paths} == {".pdf", ".png", ".csv"}
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "fig1a.csv"), frame)
 

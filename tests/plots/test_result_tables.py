@@ -111,6 +111,11 @@ def test_published_values_that_were_not_recovered_are_named_not_printed():
     assert table.note == "Published values not recovered for: Digits, Net (IVON)."
 
 
+def test_runs_behind_a_value_that_was_not_recovered_do_not_count():
+    published = paper(("SGD", "acc", None, None, 5), ("SGD", "nll", 0.5, None, None))
+    assert cells(make_table(RUNS, published, METRICS), "SGD, paper")["n"] == ""
+
+
 def test_best_of_ours_is_bold_and_ties_within_the_printed_digits_are_all_bold():
     runs = ours(
         ("A", "acc", 0, 90.004),
@@ -153,8 +158,8 @@ def test_latex_is_balanced_and_escaped(tmp_path):
     runs = ours(("A_1 & B", "acc", 0, 90.0), ("A_1 & B", "acc", 1, 91.0), ("C", "acc", 0, 91.0))
     table = make_table(runs, paper(), METRICS)
     text = write_table(tmp_path / "t", table, "50 % of {Digits} #1")[1].read_text()
-    assert re.findall(r"\\begin{(\w+)}", text) == ["table", "tabular"]
-    assert re.findall(r"\\end{(\w+)}", text) == ["tabular", "table"]
+    assert re.findall(r"\\begin{(\w+)}", text) == ["table", "adjustbox", "tabular"]
+    assert re.findall(r"\\end{(\w+)}", text) == ["tabular", "adjustbox", "table"]
     assert r"50 \% of \{Digits\} \#1" in text
     assert r"A\_1 \& B" in text
     body = text.partition("\n")[2]  # the first line is a comment
@@ -167,6 +172,13 @@ def test_latex_is_balanced_and_escaped(tmp_path):
     assert r"90.50$_{\pm 0.71}$" in text
     for rule in ("toprule", "midrule", "bottomrule"):
         assert text.count(rf"\{rule}") == 1
+
+
+def test_latex_numbers_tables_by_itself(tmp_path):
+    text = write_table(tmp_path / "t", make_table(RUNS, paper(), METRICS), "Table 12: all of it.")[
+        1
+    ].read_text()
+    assert r"\caption{all of it. " in text
 
 
 def test_csv_holds_the_unrounded_numbers(tmp_path):

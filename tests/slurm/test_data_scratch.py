@@ -3,6 +3,7 @@
 import pytest
 
 from baselines.settings import SGD
+from experiments.artefacts import ARTEFACTS
 from experiments.data.root import data_root
 from experiments.engine.spec import EvalSpec, TrainSpec
 from slurm.scratch import use_copies
@@ -43,4 +44,36 @@ def test_a_copy_that_was_cut_off_is_made_anew(shared, tmp_path):
 def test_a_set_that_comes_with_a_dependency_needs_no_copy(shared, tmp_path):
     digits = TrainSpec(dataset="digits", model="resnet20", method=SGD(lr=0.1))
     use_copies([digits], tmp_path / "scratch")
-    assert [path.name for path in (tmp_path / "scratch").iterdir()] == [".lock"]
+    assert [
+        path for path in (tmp_path / "scratch").iterdir() if path.is_dir() and not path.is_symlink()
+    ] == []
+
+
+@pytest.mark.parametrize("name", [name for name, artefact in ARTEFACTS.items() if "paper" in artefact.scales])
+def test_whatever_an_artefact_reads_can_be_copied(name, shared, tmp_path):
+    specs = ARTEFACTS[name].specs("paper")
+    folders = {source.folder_below(shared) for spec in specs for source in spec.sources} - {None}
+    for folder in folders:
+        (shared / folder).mkdir(parents=True, exist_ok=True)
+    scratch = tmp_path / "scratch"
+    use_copies(specs, scratch)
+    assert data_root() == scratch
+    assert all((scratch / folder).resolve() == scratch.resolve() / folder for folder in folders)
+
+
+def test_what_has_no_copy_is_found_where_it_is(shared, tmp_path, monkeypatch):
+    """Images from elsewhere are read once; a job that reads more often then copies what was only linked."""
+    scratch = tmp_path / "scratch"
+    for path in ("ood-parts/svhn.npz", "tokens/one/index.json", ".download/half"):
+        (shared / path).parent.mkdir(parents=True)
+        (shared / path).write_text(path)
+    scratch.mkdir()
+    (scratch / "ood-parts").symlink_to(tmp_path / "moved")  # as a job left it that had another data root
+    use_copies([TrainSpec(dataset="digits", model="resnet20", method=SGD(lr=0.1))], scratch)
+    assert (data_root() / "ood-parts" / "svhn.npz").read_text() == "ood-parts/svhn.npz"
+    assert (data_root() / FOLDER).is_symlink() and not (data_root() / ".download").exists()
+    monkeypatch.setenv("IVON_DATA", str(shared))
+    use_copies(SPECS, scratch)
+    assert not (scratch / FOLDER).is_symlink() and (scratch / "ood-parts").is_symlink()
+    assert (scratch / FOLDER / "test_batch").read_text() == "images"
+    assert (shared / FOLDER / "test_batch").read_text() == "images"

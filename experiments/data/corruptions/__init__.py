@@ -121,13 +121,11 @@ def open_corrupted(
     device: torch.device | str,
     first: int | None = None,
     root: Path | None = None,
-    seed: int = 0,
 ) -> DeviceImages:
     """The test images of a set that is held in memory under one corruption after the other, with their
     labels, ready for batches.
 
     They are normalised like the clean ones. first: of each corruption only so many images, from the start.
-    seed: of the draws where the images are made, 0 for all results.
     """
     import numpy as np
 
@@ -146,7 +144,7 @@ def open_corrupted(
     else:
         arrays = info.load(root)
         clean = arrays.test_images[:first]
-        images = np.concatenate([corrupt(clean, name, severity, seed=seed) for name in corruptions])
+        images = np.concatenate([corrupt(clean, name, severity) for name in corruptions])
         labels = np.tile(arrays.test_labels[:first], len(corruptions))
     return DeviceImages(images, labels, device=device, mean=info.mean, std=info.std)
 

@@ -33,6 +33,9 @@ class CorruptedImages:
     def fetch(self, root: Path) -> None:
         """Three gigabytes are for the user to bring."""
 
+    def folder_below(self, _root: Path) -> str | None:
+        return FOLDERS[self.dataset]
+
     def where(self, root: Path) -> str:
         """In words, for plans."""
         if folder := published_folder(root, self.dataset):

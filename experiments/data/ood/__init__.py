@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.data.ood.info import OodImages, OodSet
-from experiments.data.root import data_root
+from experiments.data.root import data_root, nothing_to_check
 from experiments.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
     from experiments.data.batches import DeviceImages
 
-__all__ = ["OOD_SETS", "OodImages", "OodSet", "ood_sets_against", "open_ood", "stand_in"]
-
-
-def _nothing_to_check(_root: Path) -> None:
-    """For sets that come with a dependency."""
+__all__ = ["OOD_SETS", "OodImages", "OodSet", "ood_sets_against", "open_ood"]
 
 
 def _check_svhn(root: Path) -> None:
@@ -99,7 +95,7 @@ OOD_SETS: dict[str, OodSet] = {
         std=(0.279693,),
         size=797,
         origin="pieces of the two photographs in scikit-learn, 8x8, grey",
-        check=_nothing_to_check,
+        check=nothing_to_check,
         load=_load_photos,
     ),
     "letters": OodSet(
@@ -112,7 +108,7 @@ OOD_SETS: dict[str, OodSet] = {
         std=(0.333959,),
         size=768,
         origin="printed capital letters in the fonts of matplotlib, 8x8",
-        check=_nothing_to_check,
+        check=nothing_to_check,
         load=_load_letters,
     ),
 }
@@ -123,13 +119,12 @@ def ood_sets_against(dataset: str) -> tuple[OodSet, ...]:
     return tuple(ood for ood in OOD_SETS.values() if dataset in ood.against)
 
 
-def stand_in(name: str, *, root: Path | None = None) -> str | None:
-    """What the images of `open_ood` are if not the whole set, for captions; None for the whole."""
-    return OOD_SETS[name].load(root or data_root()).only
-
-
-def open_ood(name: str, *, device: torch.device | str, root: Path | None = None) -> DeviceImages:
-    """The images, normalised by their own statistics, ready for batches; every label is -1."""
+def open_ood(
+    name: str, *, device: torch.device | str, root: Path | None = None
+) -> tuple[DeviceImages, str | None]:
+    """The images, normalised by their own statistics, ready for batches, every label -1; and, for captions,
+    what they are if not the whole set (else None).
+    """
     if name not in OOD_SETS:
         raise UserError(f"unknown out-of-distribution set {name!r}; known: {', '.join(OOD_SETS)}")
     import numpy as np
@@ -137,6 +132,6 @@ def open_ood(name: str, *, device: torch.device | str, root: Path | None = None)
     from experiments.data.batches import DeviceImages
 
     ood = OOD_SETS[name]
-    images = ood.load(root or data_root()).images
-    nowhere = np.full(len(images), -1)
-    return DeviceImages(images, nowhere, device=device, mean=ood.mean, std=ood.std)
+    found = ood.load(root or data_root())
+    nowhere = np.full(len(found.images), -1)
+    return DeviceImages(found.images, nowhere, device=device, mean=ood.mean, std=ood.std), found.only

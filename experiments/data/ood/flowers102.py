@@ -10,7 +10,7 @@ from experiments.data.ood.fetch import PublicFile, ensure
 from experiments.data.ood.info import OodImages
 from experiments.data.ood.mat_file import read_mat
 from experiments.data.ood.parts import read_part
-from experiments.data.readers.disk import exclusive, written_whole
+from experiments.data.readers.disk import kept_array
 from experiments.errors import RunError
 
 SIZE = 6149
@@ -52,18 +52,12 @@ def read_test(folder: Path, splits: Path, size: int) -> np.ndarray:
     numbers = read_mat(splits, "tstid").ravel()
     if len(numbers) != size:
         raise RunError(f"{splits}: tstid must name {size} images, found {len(numbers)}")
-    kept = folder.parent / f"test-{SIDE}x{SIDE}.npy"
-    images = _read_kept(kept, size)
-    if images is not None:
-        return images
-    print(f"decoding {size} images of {folder}, once", file=sys.stderr, flush=True)
-    images = np.stack([reduced(folder / f"image_{number:05d}.jpg") for number in numbers])
-    try:
-        with exclusive(folder.parent / f".{kept.name}.lock"), written_whole(kept) as temporary:
-            np.save(temporary, images)
-    except OSError as error:
-        print(f"not kept for next time, {kept}: {error.strerror}", file=sys.stderr)
-    return images
+
+    def decode() -> np.ndarray:
+        print(f"decoding {size} images of {folder}, once", file=sys.stderr, flush=True)
+        return np.stack([reduced(folder / f"image_{number:05d}.jpg") for number in numbers])
+
+    return kept_array(folder.parent / f"test-{SIDE}x{SIDE}.npy", (size, SIDE, SIDE, 3), decode)
 
 
 def reduced(file: Path) -> np.ndarray:
@@ -78,11 +72,3 @@ def reduced(file: Path) -> np.ndarray:
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - SIDE) / 2), round((height - SIDE) / 2)
     return np.asarray(picture.crop((left, top, left + SIDE, top + SIDE)))
-
-
-def _read_kept(file: Path, count: int) -> np.ndarray | None:
-    try:
-        images = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # none yet, or half of one
-        return None
-    return images if images.dtype == np.uint8 and images.shape == (count, SIDE, SIDE, 3) else None

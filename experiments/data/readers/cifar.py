@@ -8,9 +8,11 @@ import numpy as np
 from experiments.data.info import ArraySplits
 from experiments.data.readers.download import Archive, ensure_folder
 from experiments.data.readers.safe_pickle import read_pickled_arrays
-from experiments.errors import RunError
+from experiments.errors import RunError, UserError
 
 PAGE = "https://www.cs.toronto.edu/~kriz"
+TRAIN_SIZE, TEST_SIZE = 50_000, 10_000
+IMAGE_BYTES = 3 * 32 * 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +24,6 @@ class CifarLayout:
     test_file: str
     labels_key: str
     num_classes: int
-    train_size: int = 50_000
-    test_size: int = 10_000
 
 
 CIFAR10 = CifarLayout(
@@ -52,12 +52,25 @@ CIFAR100 = CifarLayout(
 )
 
 
+def check(root: Path, layout: CifarLayout) -> None:
+    """UserError if the folder is there without all its files whole; a missing one will be fetched."""
+    folder = root / layout.archive.folder
+    sizes = dict.fromkeys(layout.train_files, TRAIN_SIZE // len(layout.train_files))
+    for name, images in {**sizes, layout.test_file: TEST_SIZE}.items():
+        file = folder / name
+        if folder.is_dir() and (not file.is_file() or file.stat().st_size < images * IMAGE_BYTES):
+            raise UserError(
+                f"{file} is {'cut short' if file.is_file() else 'missing'}: move the folder away, and the "
+                "whole set is downloaded"
+            )
+
+
 def load(root: Path, layout: CifarLayout) -> ArraySplits:
     """Both splits in the order of the files, downloaded to `root` if they are not there."""
     folder = ensure_folder(root, layout.archive)
-    per_file = layout.train_size // len(layout.train_files)
+    per_file = TRAIN_SIZE // len(layout.train_files)
     parts = [_read_batch(folder / name, layout, per_file) for name in layout.train_files]
-    test_images, test_labels = _read_batch(folder / layout.test_file, layout, layout.test_size)
+    test_images, test_labels = _read_batch(folder / layout.test_file, layout, TEST_SIZE)
     return ArraySplits(
         train_images=np.concatenate([images for images, _ in parts]),
         train_labels=np.concatenate([labels for _, labels in parts]),
@@ -69,7 +82,7 @@ def load(root: Path, layout: CifarLayout) -> ArraySplits:
 def _read_batch(file: Path, layout: CifarLayout, count: int) -> tuple[np.ndarray, np.ndarray]:
     content = read_pickled_arrays(file)
     pixels, labels = content.get("data"), content.get(layout.labels_key)
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (count, 3 * 32 * 32):
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (count, IMAGE_BYTES):
         found = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
         raise RunError(f"{file}: 'data' must be uint8 ({count}, 3072), found {found}")
     if not isinstance(labels, list) or len(labels) != count or not all(isinstance(k, int) for k in labels):

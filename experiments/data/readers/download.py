@@ -1,4 +1,4 @@
-"""Fetching a public archive once: checked, unpacked aside, and moved into place whole."""
+"""Fetching public files and archives once: checked, unpacked aside, and moved into place whole."""
 
 import hashlib
 import sys
@@ -17,6 +17,7 @@ from experiments.errors import RunError
 
 TIMEOUT_SECONDS = 30  # without a byte
 CHUNK_BYTES = 1 << 20
+NOT_FETCHED = (OSError, HTTPException)  # no network, a broken transfer, a full or read-only disk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,49 +33,56 @@ class Archive:
 def ensure_folder(root: Path, archive: Archive) -> Path:
     """The unpacked folder under `root`, downloaded first if it is missing, by one process of several."""
     folder = root / archive.folder
-    if folder.is_dir():
-        return folder
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with exclusive(root / f".{archive.folder}.lock"):
-            if not folder.is_dir():
-                _download_into_place(folder, archive)
-    except (OSError, HTTPException) as error:  # no network, a broken transfer, a full or read-only disk
-        if isinstance(error, HTTPError):
-            error.close()  # it is also the server's answer, with an open connection
-        raise RunError(f"{_missing(folder, archive)} ({getattr(error, 'reason', None) or error})") from error
+        fetch(folder, archive.url, archive.md5, packed=True)
+    except NOT_FETCHED as error:
+        raise RunError(
+            f"{archive.title} is not in {folder}, and fetching {archive.url} failed: unpack it where "
+            f"there is a network and put the folder {archive.folder} under $IVON_DATA, now {root} "
+            f"({reason_of(error)})"
+        ) from error
     return folder
 
 
-def _missing(folder: Path, archive: Archive) -> str:
-    return (
-        f"{archive.title} is not in {folder}, and fetching {archive.url} failed: unpack it where there is a "
-        f"network and put the folder {archive.folder} under $IVON_DATA, now {folder.parent}"
-    )
+def fetch(place: Path, url: str, md5: str, *, packed: bool) -> None:
+    """Download `place` if it is missing, by one process of several.
+
+    packed: `url` is an archive that holds the folder of this name. NOT_FETCHED, or RunError for what arrived.
+    """
+    if place.exists():
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(place.parent / f".{place.name}.lock"):
+        if place.exists():  # another process has fetched it meanwhile
+            return
+        # Into a folder beside its place, then moved: `place` is never there in part.
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}-") as aside:
+            file = Path(aside) / url.rsplit("/", 1)[-1]
+            download(url, md5, file)
+            if packed:
+                unpack(file, Path(aside) / "unpacked")
+                file = Path(aside) / "unpacked" / place.name
+                if not file.is_dir():
+                    raise RunError(f"{url} does not hold the folder {place.name}")
+            file.replace(place)
 
 
-def _download_into_place(folder: Path, archive: Archive) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{archive.folder}-") as aside:
-        file = Path(aside) / archive.url.rsplit("/", 1)[-1]
-        download(archive, file)
-        unpack(file, Path(aside) / "unpacked")
-        unpacked = Path(aside) / "unpacked" / archive.folder
-        if not unpacked.is_dir():
-            raise RunError(f"{archive.url} does not hold the folder {archive.folder}")
-        unpacked.replace(folder)
+def reason_of(error: Exception) -> object:
+    """Why `fetch` failed, for a message."""
+    if isinstance(error, HTTPError):
+        error.close()  # it is also the server's answer, with an open connection
+    return getattr(error, "reason", None) or error
 
 
-def download(archive: Archive, file: Path) -> None:
-    print(f"downloading {archive.url}", file=sys.stderr, flush=True)
+def download(url: str, md5: str, file: Path) -> None:
+    print(f"downloading {url}", file=sys.stderr, flush=True)
     digest = hashlib.md5(usedforsecurity=False)
-    with urlopen(archive.url, timeout=TIMEOUT_SECONDS) as source, file.open("wb") as target:
+    with urlopen(url, timeout=TIMEOUT_SECONDS) as source, file.open("wb") as target:
         while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)
             target.write(chunk)
-    if digest.hexdigest() != archive.md5:
-        raise RunError(
-            f"{archive.url} arrived with md5 {digest.hexdigest()}, not {archive.md5}: try again later"
-        )
+    if digest.hexdigest() != md5:
+        raise RunError(f"{url} arrived with md5 {digest.hexdigest()}, not {md5}: try again later")
 
 
 def unpack(file: Path, target: Path) -> None:

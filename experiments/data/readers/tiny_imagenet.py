@@ -1,15 +1,15 @@
 """TinyImageNet (200 classes of 64x64 pixels): JPEG files, decoded once to one array per split."""
 
-import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from experiments.data.info import ArraySplits
-from experiments.data.readers.disk import exclusive, written_whole
+from experiments.data.readers.disk import kept_array
 from experiments.data.readers.download import Archive, ensure_folder
 from experiments.errors import RunError, UserError
 
@@ -96,31 +96,9 @@ def _read_text(file: Path) -> str:
 
 
 def _decoded_once(folder: Path, split: str, files: list[str]) -> np.ndarray:
-    """uint8 (N, 64, 64, 3), mapped from the array kept beside the files, which is made first if need be."""
+    """uint8 (N, 64, 64, 3), from the array kept beside the files, which is made first if need be."""
     kept = folder / f"{split}-{SIDE}x{SIDE}.npy"
-    images = _read_kept(kept, len(files))
-    if images is not None:
-        return images
-    if not os.access(folder, os.W_OK):
-        return _decode(folder, split, files)
-    with exclusive(folder / f".{split}.lock"):
-        images = _read_kept(kept, len(files))  # another process may have made it meanwhile
-        if images is None:
-            images = _decode(folder, split, files)
-            try:
-                with written_whole(kept) as temporary:
-                    np.save(temporary, images)
-            except OSError as error:
-                print(f"not kept for next time, {kept}: {error.strerror}", file=sys.stderr)
-    return images
-
-
-def _read_kept(file: Path, count: int) -> np.ndarray | None:
-    try:
-        images = np.load(file, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # none yet, or half of one
-        return None
-    return images if images.dtype == np.uint8 and images.shape == (count, SIDE, SIDE, 3) else None
+    return kept_array(kept, (len(files), SIDE, SIDE, 3), partial(_decode, folder, split, files))
 
 
 def _decode(folder: Path, split: str, files: list[str]) -> np.ndarray:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.data.root import nothing_to_check
 from experiments.data.text import sources
 from experiments.errors import UserError
 
@@ -56,10 +57,6 @@ class Corpus:
             self.check_source(root)
 
 
-def _nothing_to_check(_root: Path) -> None:
-    """For a corpus that is on every machine or downloads itself."""
-
-
 def _openwebtext_source(_root: Path) -> dict[str, str]:
     return {"dataset": sources.OPENWEBTEXT, "split": "test_size=0.0005, seed=2357"}
 
@@ -89,7 +86,7 @@ CORPORA: dict[str, Corpus] = {
         documents=sources.openwebtext,
         validation="0.05% of the documents, at random with seed 2357",  # nanoGPT's preparation
         source=_openwebtext_source,
-        check_source=_nothing_to_check,
+        check_source=nothing_to_check,
         train_tokens=9_035_582_198,  # these two by nanoGPT's description of its preparation
         val_tokens=4_434_897,
     ),
@@ -100,7 +97,7 @@ CORPORA: dict[str, Corpus] = {
         edition=platform.python_version(),
         documents=sources.python_docs,
         source=_python_source,
-        check_source=_nothing_to_check,
+        check_source=nothing_to_check,
     ),
 }
 

@@ -118,6 +118,11 @@ class LanguageSpec(Training):
     def _fits_together(self) -> Self:
         if self.method.name not in METHODS:
             raise ValueError(f"method {self.method.name!r} cannot train GPT-2; allowed: {', '.join(METHODS)}")
+        if getattr(self.method, "hess_approx", None) == "ggn":
+            raise ValueError(
+                "method.hess_approx 'ggn' cannot train GPT-2: it needs gradients of single windows; "
+                "allowed: price, gradsq, sg"
+            )
         if self.train_steps % self.eval_every:
             raise ValueError(f"eval_every {self.eval_every} must divide train_steps {self.train_steps}")
         if self.batch_size % self.micro_batch:

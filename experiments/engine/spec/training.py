@@ -149,7 +149,7 @@ class TrainSpec(Training):
     width: Annotated[int, Field(ge=1)] | None = None  # None: the paper's width
     epochs: Annotated[int, Field(ge=1)] = 200  # Sec. C.2
     warmup_epochs: Annotated[int, Field(ge=0)] = 5
-    cosine_epochs: Annotated[int, Field(ge=1)] | None = None  # length of the cosine; None: all epochs (D6)
+    cosine_epochs: Annotated[int, Field(ge=1)] | None = None  # from the warm-up on; None: as many as epochs
     batch_size: Annotated[int, Field(ge=1)] = 50
     # Equal parts of a batch, each with draws of its own (`method.sync`), which processes divide among them.
     # Left out of ids while there is one, as it came after the first records.

@@ -1,4 +1,4 @@
-"""Our GPT-2 as one of the library `transformers`, and back; a folder that its tools load."""
+"""Our GPT-2 as one of the library `transformers`: a folder that its tools load."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from experiments.errors import RunError
 from experiments.models.gpt2.network import GPT2
-from experiments.models.gpt2.sizes import Size
 from experiments.torchvision_guard import import_torchvision
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel
 
 # (ours, theirs); the second half are matrices that transformers keeps transposed (its Conv1D)
 _NORMS = (("attention_norm", "ln_1"), ("perceptron_norm", "ln_2"))
@@ -28,15 +26,6 @@ _MATRICES = (
     ("hidden", "mlp.c_fc"),
     ("perceptron_output", "mlp.c_proj"),
 )
-# What our network does, in the words of GPT2Config. Its own GELU is the tanh approximation, "gelu_new".
-_SETTINGS: dict[str, Any] = {
-    "activation_function": "gelu",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
-}  # reorder_and_upcast_attn is not among them: it changes the rounding, not the function
 
 
 def _names(blocks: int) -> list[tuple[str, str, bool]]:
@@ -68,7 +57,13 @@ def to_transformers(model: GPT2, end_of_text: int | None = None) -> GPT2LMHeadMo
         bos_token_id=end_of_text,
         eos_token_id=end_of_text,
         pad_token_id=end_of_text,
-        **_SETTINGS,
+        # What our network does. GPT2Config's own GELU is the tanh approximation, "gelu_new".
+        activation_function="gelu",
+        layer_norm_epsilon=1e-5,
+        scale_attn_weights=True,
+        scale_attn_by_inverse_layer_idx=False,
+        add_cross_attention=False,
+        tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):  # its initialisation, thrown away, draws random numbers
         theirs = GPT2LMHeadModel(config)
@@ -80,38 +75,6 @@ def to_transformers(model: GPT2, end_of_text: int | None = None) -> GPT2LMHeadMo
     state["lm_head.weight"] = state["transformer.wte.weight"]
     theirs.load_state_dict(state)
     return theirs.eval()
-
-
-def from_transformers(hf_model: GPT2LMHeadModel) -> GPT2:
-    """The same function as our GPT-2; RunError for a network that ours cannot be, such as one with biases."""
-    config = hf_model.config
-    _check(config)
-    state = hf_model.state_dict()
-    for name, value in state.items():
-        if name.endswith(".bias") and value.dtype.is_floating_point and value.any():
-            raise RunError(f"{name} is not zero, and our GPT-2 has no biases")
-    size = Size(
-        blocks=config.n_layer,
-        heads=config.n_head,
-        width=config.n_embd,
-        context=config.n_positions,
-        vocabulary=config.vocab_size,
-    )
-    with torch.random.fork_rng(devices=[]):
-        model = GPT2(size)
-    ours: dict[str, Tensor] = {}
-    for own, other, transposed in _names(size.blocks):
-        ours[own] = state[other].T if transposed else state[other]
-    model.load_state_dict(ours)
-    return model
-
-
-def _check(config: GPT2Config) -> None:
-    for name, needed in _SETTINGS.items():
-        if (found := getattr(config, name)) != needed:
-            raise RunError(f"{name} = {found!r}: our GPT-2 has {needed!r}")
-    if config.n_inner not in (None, 4 * config.n_embd):
-        raise RunError(f"n_inner = {config.n_inner}: our GPT-2 has 4 times the width, {4 * config.n_embd}")
 
 
 def export(

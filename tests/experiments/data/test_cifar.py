@@ -3,25 +3,25 @@
 import hashlib
 import os
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from experiments.data.readers import cifar
 from experiments.data.readers.cifar import CIFAR10, CIFAR100, load
 from experiments.data.readers.safe_pickle import read_pickled_arrays
-from experiments.errors import RunError
-
-SMALL = replace(CIFAR10, train_size=50, test_size=10)
+from experiments.errors import RunError, UserError
 
 
 @pytest.fixture
-def small_set(tmp_path):
+def small_set(tmp_path, monkeypatch):
     """Ten random images in each of the six files of CIFAR-10's layout."""
+    monkeypatch.setattr(cifar, "TRAIN_SIZE", 50)
+    monkeypatch.setattr(cifar, "TEST_SIZE", 10)
     rng = np.random.default_rng(0)
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
-    for name in (*SMALL.train_files, SMALL.test_file):
+    for name in (*CIFAR10.train_files, CIFAR10.test_file):
         pixels = rng.integers(0, 256, (10, 3072), dtype=np.uint8)
         write(folder / name, {"data": pixels, "labels": rng.permutation(10).tolist()})
     return folder
@@ -52,7 +52,7 @@ def test_cifar100_is_balanced_and_its_test_exact(real_data):
 
 
 def test_pixels_go_from_planes_to_channels_last(small_set):
-    arrays = load(small_set.parent, SMALL)
+    arrays = load(small_set.parent, CIFAR10)
     content = read_pickled_arrays(small_set / "data_batch_2")
     planes = content["data"].reshape(10, 3, 32, 32)
     assert arrays.train_images.shape == (50, 32, 32, 3)
@@ -79,7 +79,7 @@ class Attack:
 
 def refused(small_set) -> str:
     with pytest.raises(RunError) as caught:
-        load(small_set.parent, SMALL)
+        load(small_set.parent, CIFAR10)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -125,6 +125,17 @@ def test_other_content(small_set, content, reason):
     message = refused(small_set)
     assert "data_batch_5" in message
     assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"), [(lambda f: f.unlink(), "missing"), (lambda f: os.truncate(f, 20_000), "cut short")]
+)
+def test_a_part_of_the_set_is_refused_before_anything_starts(damage, word, small_set):
+    cifar.check(small_set.parent, CIFAR10)
+    damage(small_set / "data_batch_3")
+    with pytest.raises(UserError, match=f"data_batch_3 is {word}: move the folder away"):
+        cifar.check(small_set.parent, CIFAR10)
+    cifar.check(small_set.parent / "elsewhere", CIFAR10)  # it will be downloaded
 
 
 def test_missing_file(small_set):

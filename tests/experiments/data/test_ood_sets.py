@@ -6,6 +6,8 @@ import io
 import subprocess
 import sys
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -51,7 +53,8 @@ def test_embedded_sets_are_what_the_registry_says(name, tmp_path):
 
 
 def test_batches_have_the_sets_own_normalisation(tmp_path):
-    data = open_ood("letters", device="cpu", root=tmp_path)
+    data, only = open_ood("letters", device="cpu", root=tmp_path)
+    assert only is None
     images = torch.cat([images for images, _ in data.batches(100)])
     assert abs(images.mean()) < 0.03 and abs(images.std() - 1) < 0.03
     assert (data.labels == -1).all()
@@ -125,6 +128,33 @@ def test_flowers_are_reduced_to_their_middle_and_kept(flowers, capsys):
     kept.write_bytes(kept.read_bytes()[:-7])
     with pytest.raises(RunError, match=r"cannot read the image .*image_00003\.jpg"):
         flowers102.read_test(flowers, splits, 2)
+
+
+def test_of_several_at_once_one_decodes(flowers, monkeypatch, capsys):
+    def slowly(file):
+        time.sleep(0.05)  # so that all begin before one is done
+        return reduced(file)
+
+    reduced = flowers102.reduced
+    monkeypatch.setattr(flowers102, "reduced", slowly)
+    with ThreadPoolExecutor(4) as pool:  # each opens the lock for itself, as processes do
+        found = list(
+            pool.map(lambda _: flowers102.read_test(flowers, flowers.parent / "setid.mat", 2), range(4))
+        )
+    assert capsys.readouterr().err.count("decoding") == 1
+    assert all(np.array_equal(images, found[0]) for images in found)
+    assert not list(flowers.parent.glob(".*.npy")), "a temporary file was left"
+
+
+def test_where_nothing_can_be_kept_the_images_come_all_the_same(flowers, capsys):
+    kept = flowers.parent / "test-32x32.npy"
+    lock = kept.with_name(f".{kept.name}.lock")
+    lock.mkdir()  # in the way: no lock can be had, as on a read-only disk
+    images = flowers102.read_test(flowers, flowers.parent / "setid.mat", 2)
+    assert images.shape == (2, 32, 32, 3)
+    said = capsys.readouterr().err
+    assert f"not kept for next time, {kept}: Is a directory" in said and said.count("decoding") == 1
+    assert not kept.exists()
 
 
 @pytest.mark.slow  # importing torchvision takes seconds

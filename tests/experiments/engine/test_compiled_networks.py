@@ -16,7 +16,7 @@ IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 def _as_in_a_new_process():
     """Without what other tests have compiled, and with torch's own options."""
     torch._dynamo.reset()
-    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=True):
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=True, recompile_limit=8):
         yield
     torch._dynamo.reset()
 
@@ -51,3 +51,21 @@ def test_masks_are_those_of_the_network_whatever_was_compiled_before():
         assert not torch.allclose(first, expected)
         assert not torch.allclose(second, expected)
         assert not torch.allclose(first, second)
+
+
+class Tiny(nn.Module):
+    """Compiled at once."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.sum() * self.weight
+
+
+def test_worker_may_see_more_widths_than_torch_compiles_by_default():
+    """Beyond its limit PyTorch warns in a log, and goes on uncompiled."""
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for width in range(2, 13):
+            assert compiled(Tiny(width), backend="eager")(IMAGES).shape == (width,)

@@ -14,8 +14,9 @@ from experiments.data.root import data_root
 from experiments.engine import evaluate_corrupted
 from experiments.engine.artefact import with_required
 from experiments.engine.evaluate import predict, trained_network
-from experiments.engine.evaluate_corrupted import METRICS, REACHED, calibration_error, pooled
+from experiments.engine.evaluate_corrupted import METRICS, calibration_error, pooled
 from experiments.engine.execute import execute
+from experiments.engine.record import REACHED
 from experiments.engine.spec import CorruptedSpec, EvalSpec, parse_spec
 from experiments.engine.watch import Watch
 from experiments.errors import UserError
@@ -129,30 +130,42 @@ def test_stopped_and_continued_equals_uninterrupted(calls, trained, cpu, store, 
     )
     continued = result_of(spec, store, cpu)
     assert made == list(NAMES[(calls - 1) // 3 :])  # what was done is not done again
-    store.path(spec).unlink()
-    (store.folder(spec) / REACHED).unlink()
+    store.path(spec).unlink()  # to repeat the run, all of it
+    made.clear()
     whole = result_of(spec, store, cpu)
+    assert made == list(NAMES)
     assert repr(without_seconds(continued)) == repr(without_seconds(whole))
 
 
-@pytest.mark.parametrize("left", ["of another source", "half written"])
+@pytest.mark.parametrize("left", ["of another source", "of another network", "half written"])
 def test_what_an_attempt_left_is_not_trusted_blindly(left, trained, cpu, store):
-    spec = corrupted(trained)
+    spec = corrupted(trained.model_copy(update={"batch_size": 40}))  # one corruption at a time
     whole = result_of(spec, store, cpu)
+    store.path(spec).unlink()
+    asked = iter([False] * 5)  # in the second corruption
+    assert execute(spec, store, cpu, Watch(stop=lambda: next(asked, True))).end == "stopped"
     file = store.folder(spec) / REACHED
     reached = json.loads(file.read_text())
     reached["corruptions"]["fog"]["metrics"]["nll"] = 99.0
-    text = json.dumps({**reached, "source": "published"})
-    file.write_text(text if left == "of another source" else text[:-3])
-    store.path(spec).unlink()
+    changes = {"of another source": {"source": "published"}, "of another network": {"checkpoint": "other"}}
+    text = json.dumps({**reached, **changes.get(left, {})})
+    file.write_text(text[:-3] if left == "half written" else text)
     assert without_seconds(result_of(spec, store, cpu)) == without_seconds(whole)
 
 
 def test_progress_goes_over_all_corruptions(trained, cpu, store):
-    fractions = []
+    said = []
     spec = corrupted(trained.model_copy(update={"batch_size": 15}))  # two mini-batches a corruption
-    result_of(spec, store, cpu, Watch(progress=lambda news: fractions.append(news["fraction"])))
-    assert fractions == pytest.approx([k / 6 for k in range(1, 7)])
+    result_of(spec, store, cpu, Watch(progress=said.append, progress_seconds=0.0))
+    assert [news["fraction"] for news in said] == pytest.approx([k / 6 for k in range(1, 7)])
+    seconds = [news["seconds"] for news in said]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    # It is no more frequent than asked for, on the disk too.
+    said.clear()
+    store.path(spec).unlink()
+    result_of(spec, store, cpu, Watch(progress=said.append, progress_seconds=3600.0))
+    assert [news["fraction"] for news in said] == pytest.approx([1 / 6])
+    assert json.loads((store.folder(spec) / "progress.json").read_text()) == said[0]
 
 
 def test_it_needs_the_training_alone_and_survives_json(look):

@@ -310,7 +310,7 @@ def test_one_dimensional_weights_do_not_decay(small, cpu):
 
 
 def test_learning_rates_of_text_and_code_are_the_same_updates(small, cpu):
-    """D4: 300 with rescaling and hess_init 0.001, as released, against 0.3 without it, as printed.
+    """300 with rescaling and hess_init 0.001, as released, against 0.3 without it, as printed.
 
     Here a thousand times as much, so that a step is large beside the rounding of a weight.
     """
@@ -404,6 +404,7 @@ def test_speed_is_told(small, cpu, tmp_path):
         ({"corpus": "nothing"}, "unknown corpus"),
         ({"heads": 3}, "heads"),
         ({"method": {"name": "swag", "lr": 0.1}}, "cannot train GPT-2"),
+        ({"method": {"name": "ivon", "lr": 0.1, "hess_approx": "ggn"}}, r"method\.hess_approx 'ggn' cannot"),
     ],
 )
 def test_mistakes_name_field_value_and_what_is_allowed(changes, words, small):

@@ -1,5 +1,6 @@
 """The local launcher with workers that misbehave. They speak the workers' protocol and need no PyTorch."""
 
+import errno
 import json
 import os
 import signal
@@ -8,9 +9,10 @@ import sys
 
 import pytest
 
-from experiments.engine import local
+from experiments.engine import local, lock
 from experiments.engine.local import Launcher, Options, default_jobs
 from experiments.engine.spec import EvalSpec
+from experiments.errors import UserError
 
 WORKER = """
 import hashlib, json, os, pathlib, signal, sys, time
@@ -48,8 +50,13 @@ for line in sys.stdin:
             time.sleep(0.01)
         say(end="stopped", why="")
         continue
+    if what == "die when stopped":
+        say(news={"fraction": 0.5})
+        while not asked:
+            time.sleep(0.01)
+        os._exit(7)
     failure = {"reason": "loss is not finite", "epoch": 0, "step": 1} if what == "diverged" else None
-    record = {"format": 1, "failure": failure, "result": {}}
+    record = {"format": 1, "id": name, "spec": spec, "failure": failure, "result": {}, "machine": {}}
     (root / spec.get("experiment", "image_classification")).mkdir(exist_ok=True)
     whole = root / (name + ".part")  # the launcher may look at any time, and a real worker writes at once
     whole.write_text(json.dumps(record))
@@ -212,11 +219,29 @@ def test_signal_while_a_worker_starts_is_not_lost(launch, tiny):
     assert not launcher.run([tiny(seed=1), tiny(seed=2)])
 
 
+def test_run_whose_worker_dies_while_it_stops_is_not_over(launch, tiny):
+    """A worker that is still starting knows no signal; nothing else is left to do here."""
+    launcher = launch({1: "die when stopped"})
+    launcher.display.on_news = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    assert not launcher.run([tiny(seed=1)])
+
+
+def test_disk_without_locks_is_said_before_anything_starts(launch, tiny, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with pytest.raises(UserError, match=r"cannot be locked \(Function not implemented\).*--runs"):
+        launch({}, on_start=pytest.fail).run([tiny()])
+
+
 def test_nothing_to_do(launch):
     assert launch({}).run([])
 
 
-def test_default_number_of_jobs_is_one_per_core():
-    cores = os.cpu_count()
-    assert default_jobs("cpu", 1) == cores
-    assert default_jobs("cpu", 10 * cores) == 1
+def test_default_number_of_jobs_is_one_per_core_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 96)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 8, 13}, raising=False)
+    assert [default_jobs("cpu", processes) for processes in (1, 2, 5)] == [4, 2, 1]
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert default_jobs("cpu", 1) == 96

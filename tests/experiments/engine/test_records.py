@@ -63,11 +63,11 @@ def test_failure_is_a_record_but_not_done(store, tiny):
     assert store.load(spec)["failure"]["epoch"] == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 99}', "[]", "null"])
+@pytest.mark.parametrize("text", ["", "{", '{"format": 99}', '{"format": 1}', "[]", "null", "\xff"])
 def test_foreign_record_is_one_line_with_a_remedy(store, tiny, text):
     spec = tiny()
     store.path(spec).parent.mkdir(parents=True)
-    store.path(spec).write_text(text)
+    store.path(spec).write_text(text, encoding="latin-1")  # one of them is no UTF-8
     with pytest.raises(RunError, match="remove it to repeat the run") as caught:
         store.load(spec)
     assert str(store.path(spec)) in str(caught.value)
@@ -83,6 +83,21 @@ def test_copy_takes_what_is_over(store, tiny, tmp_path):
         assert store.copy_to(other, [done, failed, missing]) == 2
         assert other.path(done).read_bytes() == store.path(done).read_bytes()
         assert len([path for path in other.root.rglob("*") if path.is_file()]) == 2
+
+
+def test_the_record_of_another_run_is_refused(store, tiny):
+    store.add(tiny(), GOOD)
+    store.path(tiny(seed=1)).write_bytes(store.path(tiny()).read_bytes())
+    with pytest.raises(RunError, match=f"of another run, {tiny().id}; remove it"):
+        store.done(tiny(seed=1))
+
+
+def test_with_a_damaged_record_none_is_copied(store, tiny, tmp_path):
+    store.add(tiny(), GOOD)
+    store.path(tiny(seed=1)).write_text("{")
+    with pytest.raises(RunError, match="remove it"):
+        store.copy_to(Store(tmp_path / "reference"), [tiny(), tiny(seed=1)])
+    assert not (tmp_path / "reference").exists()
 
 
 def test_records_are_ordinary_json_with_sorted_keys(store, tiny):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.engine.record import Store
+from experiments.engine.record import Store, encode
 from experiments.engine.spec import LanguageSpec
 from experiments.gpt2.artefacts import GPT2
 from experiments.gpt2.days import forecast, measured_utilisation, published_utilisation
@@ -66,6 +66,10 @@ def test_what_was_measured_counts_before_what_was_published(tmp_path):
         run = spec.model_copy(update={"seed": seed})
         store.add(run, {"failure": None, "result": {"mfu": mfu}, "machine": {"device": "NVIDIA H200"}})
     assert list(measured_utilisation([store]).values()) == [0.5]
+    record = store.read(store.path(spec))
+    record |= {"id": "0" * len(spec.id), "spec": {**record["spec"], "protocol": 99, "unheard_of": 1}}
+    other = store.path(spec).with_stem(record["id"])  # of another version of this program
+    other.write_bytes(encode(record))
     (line,) = forecast([spec], [store])
     assert "at 50 % of the peak (measured here)" in line
 

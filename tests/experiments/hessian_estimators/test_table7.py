@@ -68,8 +68,8 @@ def test_a_diverged_estimator_is_an_empty_row_and_the_caption_says_so(store, tmp
     assert not any(rows[table7.ESTIMATORS["gradsq"]])
     assert not any(rows[table7.ESTIMATORS["ggn"]])
     text = (tmp_path / "out" / "table7.md").read_text()
-    assert f"Diverged, and so without quality: {table7.ESTIMATORS['gradsq']} with 5 of 5 seeds." in text
-    assert "20 of 25 runs are missing" in text
+    assert f"Diverged, and so without numbers: {table7.ESTIMATORS['gradsq']} (5 of 5 trainings)." in text
+    assert "15 of 25 runs are missing" in text
 
 
 def test_costs_come_from_the_side_by_side_measurement(store):

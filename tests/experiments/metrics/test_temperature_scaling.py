@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from experiments.metrics.temperature import (
     HIGHEST,
@@ -10,7 +10,6 @@ from experiments.metrics.temperature import (
     cross_fitted,
     fit_temperature,
     log_probabilities,
-    nll_at,
     tempered,
 )
 
@@ -21,6 +20,10 @@ def predictions(sharpness: float, count: int = 2000, seed: int = 0) -> tuple[np.
     logits = 2 * rng.standard_normal((count, 10))
     labels = (softmax(logits, axis=1).cumsum(axis=1) < rng.random((count, 1))).sum(axis=1)
     return sharpness * logits, labels
+
+
+def nll_at(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    return -log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean()
 
 
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
