@@ -111,8 +111,6 @@ class Draws:
                     "gradients of a step within it, or call zero_grad() to drop them"
                 )
             param.grad = None
-            if hasattr(param, "squared_grad"):
-                param.squared_grad = None  # type: ignore[attr-defined]
 
     def remember_gradients(self, params: list[Tensor]) -> None:
         """Those that parameters have now have been used, or are not wanted."""
@@ -173,6 +171,13 @@ class Draws:
         for state in states:
             state.pop("grad_sum", None)
             state.pop("product_sum", None)
+
+
+def drop_squares(params: Iterable[Tensor]) -> None:
+    """Remove what per_example_backward has left beside the gradients: it is to be used no more than they."""
+    for param in params:
+        if hasattr(param, "squared_grad"):
+            param.squared_grad = None  # type: ignore[attr-defined]
 
 
 def squares_of(param: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ivon import _distributed
-from ivon._state import COUNT, State
+from ivon._state import COUNT, Group, State, has_fallen
 
 
 def is_capturing() -> bool:
@@ -74,7 +74,9 @@ class Noise:
         self._made = True
 
 
-def check(capturable: bool, states: list[State], generator: torch.Generator | None) -> None:
+def check(
+    capturable: bool, groups: list[Group], states: list[State], generator: torch.Generator | None
+) -> None:
     """RuntimeError unless a draw can be captured and be a new one at every replay."""
     if not capturable:
         raise RuntimeError(
@@ -89,6 +91,10 @@ def check(capturable: bool, states: list[State], generator: torch.Generator | No
         raise RuntimeError(
             "a CUDA graph cannot hold IVON's steps in a process group: its noise comes from the generator of "
             "each device, and ranks would not draw alike"
+        )
+    if any(map(has_fallen, groups)):
+        raise RuntimeError(
+            "weight_decay was lowered: make a step outside of the CUDA graph, which would follow it each time"
         )
     if any(COUNT not in state for state in states):
         raise RuntimeError("make a step of all parameters before the capture: a CUDA graph would start anew")

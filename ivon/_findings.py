@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ivon._shards import local
-from ivon._state import Group, State
+from ivon._state import Group, State, after_decay
 from ivon.optimizer import IVON
 
 _CHUNK = 2**20  # entries that are looked at together, which bounds the memory
@@ -80,6 +80,7 @@ def parts_of(ivon: IVON, group: Group, param: Tensor, every: int) -> Iterator[Pa
     columns = here.split(_CHUNK), column("residual", 0), column("hess", group["hess_init"])
     for rounded, residual, hess, momentum in zip(*columns, column("momentum", 0), strict=True):
         mean = rounded.to(dtype) + residual
+        hess = after_decay(hess, group)
         sigma = ((hess + delta) * group["ess"]).rsqrt()
         gradient = momentum / (1 - group["beta1"] ** steps) if ivon.debias and steps else momentum
         masks = {

@@ -42,7 +42,7 @@ static inline uint32_t turned(uint32_t x, int by) { return x << by | x >> (32 - 
 static inline float logarithm(float x) {
     union { float number; int32_t bits; } m = {x};
     int32_t exponent = (m.bits - 0x3f3504f3) >> 23; /* the bits of sqrt(1/2) */
-    m.bits -= exponent << 23;
+    m.bits -= (int32_t)((uint32_t)exponent << 23); /* it may be negative, whose shift is undefined */
     float s = (m.number - 1) / (m.number + 1), z = s * s;
     float series = z * (1.f / 3 + z * (1.f / 5 + z * (1.f / 7 + z * (1.f / 9))));
     return exponent * 0.69314718056f + 2 * (s + s * series);

@@ -28,9 +28,10 @@ from ivon._kernels import Flags, Numbers
 from ivon._stretches import PLAIN, all_lie_alike, laid_out_like
 
 SOURCE = Path(__file__).with_name("_native.c")
-# Without the last two, square roots and comparisons might raise errors, and would be done one by one.
+# Without the last two, square roots and comparisons might raise errors, and would be done one by one. The
+# first is against a -ffast-math in CC, which knows no NaN.
 FLAGS = (
-    *("-O3", "-std=c11", "-shared", "-fPIC", "-pthread"),
+    *("-fno-fast-math", "-O3", "-std=c11", "-shared", "-fPIC", "-pthread"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 )
 INSTRUCTIONS = {  # those that PyTorch uses on this processor
@@ -197,7 +198,7 @@ def library() -> ctypes.CDLL | None:
     try:
         with tempfile.TemporaryDirectory(prefix="ivon-") as scratch:
             return _load(Path(scratch))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: a CC that is no command
         said = getattr(error, "stderr", None) or str(error)
         reason = said.strip().partition("\n")[0]
         warnings.warn(f"IVON's step on CPUs is not compiled, and slower for it: {reason}", stacklevel=2)
@@ -211,12 +212,14 @@ def _load(scratch: Path) -> ctypes.CDLL:
         raise OSError("there is no C compiler (CC, cc, gcc, clang)")
     instructions = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
     command = [*shlex.split(found), *FLAGS, *instructions]
-    # A home may be shared by machines of different kinds.
-    depends_on = repr((SOURCE.read_bytes(), command, platform.machine(), platform.libc_ver()))
+    # A home may be shared by machines of different kinds; -march=native is another thing on each.
+    node = platform.node() if any("native" in part for part in command) else ""
+    depends_on = repr((SOURCE.read_bytes(), command, platform.machine(), platform.libc_ver(), node))
     name, folder = f"native-{_digest(depends_on.encode())}", _cache_folder(scratch)
     for kept in folder.glob(f"{name}-*.so"):
-        if kept.name == f"{name}-{_digest(kept.read_bytes())}.so":  # a damaged one would end the process
-            return ctypes.CDLL(str(kept))
+        with suppress(OSError):  # a home may forbid to run its files: then what is compiled elsewhere is used
+            if _is_whole(kept):  # a damaged one would end the process
+                return ctypes.CDLL(str(kept))
     compiled = scratch / "native.so"
     subprocess.run(
         [*command, "-o", str(compiled), str(SOURCE), "-lm"],
@@ -224,14 +227,29 @@ def _load(scratch: Path) -> ctypes.CDLL:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        errors="replace",  # messages may be in any encoding
         timeout=120,
     )
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept = folder / f"{name}-{_digest(compiled.read_bytes())}.so"
         with tempfile.TemporaryDirectory(dir=folder) as beside:
-            os.replace(shutil.copy(compiled, beside), kept)
+            _put(shutil.copy(compiled, beside), kept)
     return ctypes.CDLL(str(compiled))
+
+
+def _put(new: str, kept: Path) -> None:
+    """Keep a file, unless another process has done so by now: it may be running the one that is there."""
+    try:
+        os.link(new, kept)
+    except OSError:
+        if not _is_whole(kept):
+            os.replace(new, kept)
+
+
+def _is_whole(kept: Path) -> bool:
+    """Whether a file is there and has the content that its name tells."""
+    return kept.exists() and kept.name.endswith(f"-{_digest(kept.read_bytes())}.so")
 
 
 def _digest(content: bytes) -> str:

@@ -36,6 +36,8 @@ def log_probs(model: Callable[..., Any], inputs: Any) -> Tensor:
     logits = getattr(outputs, "logits", outputs)
     if not isinstance(logits, Tensor):
         raise ValueError(f"model must return logits or an object that has them, got {type(outputs).__name__}")
+    if logits.dim() < 2 or logits.shape[-1] < 2:  # whose softmax is 1, or over the batch
+        raise ValueError(f"model must return logits (N, C) with C >= 2, got shape {tuple(logits.shape)}")
     return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -35,6 +35,16 @@ def check_group(settings: Mapping[str, Any], capturable: bool = False) -> None:
         )
 
 
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with numbers of Python's own: others (NumPy's) would be in checkpoints, as code to run."""
+    return {
+        name: float(value)
+        if name in _GROUP_RULES and isinstance(value, Real) and type(value) not in (int, float)
+        else value
+        for name, value in settings.items()
+    }
+
+
 def check_optimizer(mc_samples: Any, hess_approx: Any) -> None:
     """Raise ValueError unless the settings shared by all parameter groups make sense."""
     if isinstance(mc_samples, bool) or not isinstance(mc_samples, int) or mc_samples < 1:

@@ -2,16 +2,23 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, MutableMapping
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ivon._kernels import hess_floor
+from ivon._shards import local
+from ivon._stretches import is_dense
+
 State = dict[str, Any]  # of one parameter
 States = MutableMapping[Tensor, State]  # of all parameters; a missing one is there when asked for
 COUNT = "count"  # in a state: the number of steps on the device, with `capturable`
 Group = dict[str, Any]  # torch.optim's parameter group
+# In a group: its weight_decay at the last draw or step, for which h + weight_decay is positive.
+DECAY = "hess_weight_decay"
 
 # Lists are looked at through `map`, which takes half the time of a comprehension: models have many tensors.
 kind = attrgetter("device", "dtype")  # parameters of one kind may share a call
@@ -55,10 +62,11 @@ def fits(state: State, param: Tensor) -> bool:
 def follow(state: State, param: Tensor) -> None:
     """Take the state after a parameter that was moved or converted.
 
-    A residual goes with the rounding that it belonged to: the mean is what is now seen in the parameter.
+    A residual goes with the rounding that it belonged to: the mean is what is now seen in the parameter. If
+    only its layout in memory is another, the residual stays.
     """
-    dtype = state_dtype(param)
-    state.pop("residual", None)
+    if not fits(state, param):
+        state.pop("residual", None)
     for name, value in state.items():
         if name == COUNT:
             state[name] = value.to(param.device)
@@ -69,8 +77,8 @@ def follow(state: State, param: Tensor) -> None:
                     f"was it resized? Make a new optimizer"
                 )
             with torch.inference_mode(False):
-                state[name] = torch.empty_like(value, device=param.device, dtype=dtype).copy_(value)
-    if param.dtype != dtype:
+                state[name] = like_param(value, param)
+    if param.dtype != state_dtype(param) and "residual" not in state:
         with torch.inference_mode(False):
             state["residual"] = torch.zeros_like(state["hess"])
 
@@ -83,14 +91,22 @@ def like_param(value: Tensor, param: Tensor) -> Tensor:
 def states_of(params: list[Tensor], group: Group, states: States) -> list[State]:
     """The states of parameters of one group and kind, made or adapted where that is needed."""
     found = [states[param] for param in params]
-    if all_fit(found, params):
+    if all_fit(found, params) and _all_lie_like(found, params):
         return found
     for state, param in zip(found, params, strict=True):
         if "hess" not in state:
             state.update(new_state(param, group["hess_init"]))
-        elif not fits(state, param):
+        elif not fits(state, param) or (state["hess"].stride() != param.stride() and is_dense(param)):
             follow(state, param)
     return found
+
+
+def _all_lie_like(states: list[State], params: list[Tensor]) -> bool:
+    """Whether the states lie in memory like their parameters; strides take longer to ask for."""
+    hess = [state["hess"] for state in states]
+    if all(map(Tensor.is_contiguous, chain(hess, params))):
+        return True
+    return list(map(Tensor.stride, hess)) == list(map(Tensor.stride, params))
 
 
 def all_fit(states: list[State], params: list[Tensor]) -> bool:
@@ -111,6 +127,35 @@ def states_of_groups(groups: list[Group], states: States) -> list[tuple[Group, l
     """The trainable parameters by group and kind, and their states, made or adapted where that is needed."""
     parts = [(group, params) for group in groups for params in alike(trainable(group))]
     return [(group, params, states_of(params, group, states)) for group, params in parts]
+
+
+def has_fallen(group: Group) -> bool:
+    """Whether weight_decay is smaller than at the last draw or step."""
+    return group["weight_decay"] < group.get(DECAY, 0.0)
+
+
+def follow_decay(groups: list[Group], states: States) -> None:
+    """Take the Hessians after weight_decay where that has fallen; before a draw, or its use."""
+    for group in groups:
+        if has_fallen(group):
+            for param in group["params"]:
+                if "hess" in (state := states.get(param, {})):
+                    hess = local(state["hess"])
+                    hess.copy_(after_decay(hess, group))
+        group[DECAY] = group["weight_decay"]
+
+
+def after_decay(hess: Tensor, group: Group) -> Tensor:
+    """h for the weight_decay that there is now.
+
+    h may be negative, down to -weight_decay, so h + weight_decay would not stay positive where weight_decay
+    has fallen. Where h is negative the sum stays what it was.
+    """
+    if not has_fallen(group):
+        return hess
+    now = group["weight_decay"]
+    kept = torch.where(hess < 0, hess + (group[DECAY] - now), hess)
+    return kept.clamp_min_(hess_floor(now, hess.dtype))
 
 
 def has_residuals(states: list[State]) -> bool:

@@ -21,6 +21,8 @@ PRECISION_CHANGE = 30.0  # h falls by 7.4 at most where 14 % of hess_init are le
 
 def warnings_of(found: Findings, group: Group, total_steps: int | None) -> Iterator[str]:
     """One for each number that is; `total_steps` is the planned length of the training."""
+    if not found.entries:
+        return
     if found.nonfinite > 0:
         yield (
             f"{found.nonfinite:.2%} of the entries are infinite or NaN: the training has diverged; begin "

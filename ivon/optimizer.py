@@ -1,6 +1,7 @@
 """The IVON optimizer: a Gaussian posterior over the weights, learned at the price of Adam."""
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count, repeat
@@ -12,12 +13,12 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable, without a 
 from torch.optim import Optimizer
 
 from ivon import _captured, _checkpoint, _distributed, _loss_scale, _sampling
-from ivon._accumulate import Draws
+from ivon._accumulate import Draws, drop_squares
 from ivon._apart import Apart
 from ivon._noise import NoiseStream
-from ivon._settings import check_group, check_optimizer, check_weight
+from ivon._settings import check_group, check_optimizer, check_weight, plain
 from ivon._shards import is_sharded
-from ivon._state import Group, alike, states_of, states_of_groups, trainable
+from ivon._state import DECAY, Group, alike, follow_decay, states_of, states_of_groups, trainable
 from ivon._update import Update
 
 NO_GRADIENTS = (
@@ -102,13 +103,14 @@ class IVON(Optimizer):
         }
         check_group(defaults, capturable)
         self.capturable = capturable
-        super().__init__(params, defaults)
+        super().__init__(params, plain(defaults))
         self.mc_samples = mc_samples
         self.hess_approx = hess_approx
         self.sync = sync
         self.debias = debias
         self.rescale_lr = rescale_lr
         self._active = False  # inside sampled_params
+        self._in_closure = False  # which step() has called, at a draw
         self._apart = Apart()
         self._draws = Draws()
         self._draws.remember_gradients(self._trainable())  # those that another optimizer has left
@@ -119,14 +121,17 @@ class IVON(Optimizer):
         """Add parameters with settings of their own; what is not given is the constructor's."""
         check_group({**self.defaults, **param_group}, self.capturable)
         super().add_param_group(param_group)
-        for param in self.param_groups[-1]["params"]:
+        group = self.param_groups[-1]
+        group |= plain(group)
+        group[DECAY] = group["weight_decay"]
+        for param in group["params"]:
             if not param.is_floating_point():
                 self.param_groups.pop()
                 raise ValueError(f"parameters must be of a real floating-point dtype, got {param.dtype}")
 
     def seed(self, seed: int) -> None:
         """Start the noise anew from `seed`. Without a call the seed comes from PyTorch's global generator."""
-        self._stream = NoiseStream(seed)
+        self._stream = NoiseStream(operator.index(seed))
         self._seed_is_shared = False
 
     @contextmanager
@@ -139,7 +144,13 @@ class IVON(Optimizer):
         (the size of a micro-batch whose loss is a mean). A draw left by an exception does not count.
         The seed of the noise is taken from `generator` if there is one, otherwise from the optimizer's own
         streams, of which training and testing have one each.
+
+        A closure that `step()` has called is at a draw already; its first training context is that draw.
         """
+        if self._in_closure and train and generator is None and weight == 1:
+            self._in_closure = False  # a second draw cannot be had there
+            yield
+            return
         blocks = self._enter(train, generator, weight)
         try:
             yield
@@ -159,13 +170,16 @@ class IVON(Optimizer):
             )
         capturing = _captured.is_capturing()
         if capturing:
-            _captured.check(self.capturable, [self.state[p] for p in self._trainable()], generator)
+            states = [self.state[p] for p in self._trainable()]
+            _captured.check(self.capturable, self.param_groups, states, generator)
         params = self._trainable()
         self._apart.check(params)
+        follow_decay(self.param_groups, self.state)
         if train:
             self._draws.stay(capturing)
             self._read_pending()
             self._draws.clear_gradients(params)
+            self._drop_squares()
         keys = repeat(None) if capturing else self._keys(train, generator)
         fused = not self.capturable and self.hess_approx != "ggn"
         blocks = _sampling.new_blocks(self.param_groups, self.state, keys, fused=fused)
@@ -206,7 +220,8 @@ class IVON(Optimizer):
         """Update the posterior from all training draws since the last step.
 
         With a `closure` (which zeroes the gradients, computes the loss, calls backward and returns the loss)
-        `mc_samples` draws are made here; the mean of their losses is returned.
+        `mc_samples` draws are made here; the mean of their losses is returned. If it raises an exception, no
+        draw since the last step counts, not even those made before the call.
         """
         self._forbid_within("step()")
         loss = None
@@ -221,6 +236,7 @@ class IVON(Optimizer):
     @torch.no_grad()
     def _step(self) -> None:
         self._draws.stay(_captured.is_capturing())
+        follow_decay(self.param_groups, self.state)
         single = None if self._needs_sums() else self._draws.take_single()
         if single is not None:
             if all(grad is None for pending in single for grad in pending.now()):
@@ -241,6 +257,7 @@ class IVON(Optimizer):
         if not self._active:
             self._read_pending()
         super().zero_grad(set_to_none)
+        self._drop_squares()
         self._draws.remember_gradients([] if set_to_none else self._trainable())
 
     def state_dict(self) -> dict[str, Any]:
@@ -284,8 +301,14 @@ class IVON(Optimizer):
         self._read_pending()
         self._note_steps()
         settings = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr", "capturable")
-        sampling = ("_active", "_apart", "_draws", "_stream", "_seed_is_shared")
+        sampling = ("_active", "_in_closure", "_apart", "_draws", "_stream", "_seed_is_shared")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in (*settings, *sampling)}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault(DECAY, group["weight_decay"])
+        self._draws.remember_gradients(self._trainable())  # nn.Parameter is copied without
 
     def _forbid_within(self, call: str) -> None:
         if self._active:
@@ -301,7 +324,12 @@ class IVON(Optimizer):
         return any(is_sharded(param) for param in self._trainable())
 
     def _read_pending(self) -> None:
+        follow_decay(self.param_groups, self.state)
         self._draws.read_pending(self.hess_approx)
+
+    def _drop_squares(self) -> None:
+        if self.hess_approx == "ggn":
+            drop_squares(self._trainable())
 
     def _keys(self, train: bool, generator: torch.Generator | None) -> Iterator[str]:
         """The key of the noise of each block of parameters, one after the other."""
@@ -319,10 +347,18 @@ class IVON(Optimizer):
 
     def _run(self, closure: Callable[[], Any]) -> Any:
         losses: list[Any] = []
-        for _ in range(self.mc_samples):
-            with torch.enable_grad(), self.sampled_params(train=True):
-                losses.append(closure())
-            self._draws.drop_pending_without_gradients()
+        try:
+            for _ in range(self.mc_samples):
+                with torch.enable_grad(), self.sampled_params(train=True):
+                    self._in_closure = True  # those for ivon-opt enter a context of their own
+                    losses.append(closure())
+                self._in_closure = False
+                self._draws.drop_pending_without_gradients()
+        except BaseException:
+            self._draws.forget(self.state.values())
+            raise
+        finally:
+            self._in_closure = False
         return None if losses[0] is None else sum(losses) / len(losses)
 
     def _needs_sums(self) -> bool:

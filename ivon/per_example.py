@@ -9,6 +9,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
 from ivon import _layers
+from ivon._state import state_dtype
 
 
 def per_example_backward(
@@ -23,7 +24,8 @@ def per_example_backward(
     """The mean loss over a batch; `p.grad` and `p.squared_grad` are set for all trainable parameters.
 
     They are the means over the examples of the gradient and of its square, as hess_approx="ggn" wants them;
-    `p.grad` is what `backward()` of the mean loss would give, and is added to one that is there already.
+    `p.grad` is what `backward()` of the mean loss would give. It is added to one that is there already, and
+    the squares to those beside it. Squares are in float32, for float64 parameters in float64.
 
     Arguments:
         loss: maps outputs (1, ...) and targets (1, ...), a batch of one example, to a scalar.
@@ -54,12 +56,12 @@ def per_example_backward(
             f"got {len(inputs)} and {len(targets)}"
         )
     params = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    values = {name: p.detach() for name, p in params.items()}
-
-    sums = {name: torch.zeros_like(p) for name, p in values.items()}
-    squares = {name: torch.zeros_like(p) for name, p in values.items()}
+    # Of 16 bits small squares are zero, and long sums stand still.
+    sums = {name: torch.zeros_like(p.detach(), dtype=state_dtype(p)) for name, p in params.items()}
+    squares = {name: torch.zeros_like(s) for name, s in sums.items()}
 
     def keep(name: str, grads: Tensor) -> None:
+        grads = grads.to(sums[name].dtype)
         sums[name] += grads.sum(0)
         squares[name] += grads.square_().sum(0)
 
@@ -74,9 +76,11 @@ def per_example_backward(
         if seen is not None:
             seen(outputs)
     for name, param in params.items():
-        mean = sums[name] / len(inputs)
-        param.grad = mean if param.grad is None else param.grad + mean
-        param.squared_grad = squares[name] / len(inputs)  # type: ignore[attr-defined]
+        mean, square = (sums[name] / len(inputs)).to(param.dtype), squares[name] / len(inputs)
+        if param.grad is not None:
+            mean, earlier = param.grad + mean, getattr(param, "squared_grad", None)
+            square = square if earlier is None else earlier + square
+        param.grad, param.squared_grad = mean, square  # type: ignore[attr-defined]
     return total / len(inputs)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ivon import _noise, _placing, _posterior_file
 from ivon._shards import is_sharded
-from ivon._state import fits, state_dtype, trainable
+from ivon._state import after_decay, fits, state_dtype, trainable
 from ivon.wrappers import find_ivon
 
 
@@ -83,7 +83,7 @@ class Posterior:
             state = ivon.state.get(param, {})  # not made here: asking must not change what a checkpoint has
             hess = torch.full_like(mean, group["hess_init"])
             if "hess" in state:
-                hess.copy_(_whole(state["hess"]))
+                hess = after_decay(hess.copy_(_whole(state["hess"])), group)
             if "residual" in state and fits(state, param):  # else the model was converted since
                 mean += _whole(state["residual"])
             means[name], precisions[name] = mean, (hess + group["weight_decay"]) * group["ess"]

@@ -225,6 +225,10 @@ def test_what_a_graph_would_get_wrong_is_refused(capturing, monkeypatch):
         step(network, optimizer)
     del optimizer.found_inf
     optimizer.discard_draws()
+    optimizer.param_groups[0]["weight_decay"] *= 0.5
+    with pytest.raises(RuntimeError, match="weight_decay was lowered"):
+        step(network, optimizer)
+    optimizer.param_groups[0]["weight_decay"] *= 2
     monkeypatch.setattr(_captured._distributed, "in_group", lambda: True)
     with pytest.raises(RuntimeError, match="process group"):
         step(network, optimizer)

@@ -233,6 +233,7 @@ def test_nothing_to_train_is_no_error():
         assert d.total.entries == 0
         assert math.isnan(d.total.noise_to_weight) and math.isnan(d.total.clipped)
         assert "trainable entries" in str(d)
+        assert d.warnings == []
 
 
 def test_the_mean_of_16_bit_parameters_has_their_residual():

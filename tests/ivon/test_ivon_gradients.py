@@ -1,6 +1,7 @@
 """Gradients are read late: what happens to `p.grad` between the context and the step counts."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -95,6 +96,18 @@ def test_gradient_from_outside_is_not_missed_where_a_used_one_was():
         pass
 
 
+def test_gradient_from_outside_is_not_missed_where_it_was_added_to_a_used_one():
+    (param, optimizer) = (p := nn.Parameter(torch.ones(3)), IVON([p], lr=0.1, ess=10.0))
+    with optimizer.sampled_params(train=True):
+        param.sum().backward()
+    optimizer.step()
+    used = param.grad
+    param.sum().backward()
+    assert param.grad is used  # added in place
+    with pytest.raises(RuntimeError, match="outside of sampled_params"), optimizer.sampled_params(train=True):
+        pass
+
+
 def test_step_leaves_the_gradient_to_be_looked_at():
     model, optimizer = make()
     for weight in (1.0, 3.0):
@@ -149,14 +162,17 @@ def test_draws_can_be_discarded():
 
 @pytest.mark.parametrize("draws", [1, 3])
 @pytest.mark.parametrize("hess_approx", ["price", "gradsq"])
-def test_step_with_closure_makes_its_own_draws(draws, hess_approx):
+@pytest.mark.parametrize("own_context", [False, True])
+def test_step_with_closure_makes_its_own_draws(draws, hess_approx, own_context):
+    """Also where the closure enters a context, as those for ivon-opt have to."""
     model, optimizer = make(mc_samples=draws, hess_approx=hess_approx)
     losses = []
 
     def closure():
-        optimizer.zero_grad()
-        loss = loss_of(model)
-        loss.backward()
+        with optimizer.sampled_params(train=True) if own_context else nullcontext():
+            optimizer.zero_grad()
+            loss = loss_of(model)
+            loss.backward()
         losses.append(loss.item())
         return loss
 
@@ -165,6 +181,55 @@ def test_step_with_closure_makes_its_own_draws(draws, hess_approx):
         assert returned.item() == pytest.approx(sum(losses[-draws:]) / draws)
     assert len(losses) == 3 * draws
     assert torch.equal(weights(model), plain_training(draws=draws, hess_approx=hess_approx))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"weight": 2.0}, {"generator": torch.Generator()}, {"train": False}], ids=str
+)
+def test_other_draws_within_a_closure_are_refused(options):
+    """The parameters are at a draw already, which can be taken for that of one plain context only."""
+    model, optimizer = make()
+
+    def closure():
+        for again in range(2):
+            with optimizer.sampled_params(**{"train": True, **(options if again else {})}):
+                loss_of(model).backward()
+
+    before = weights(model)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="leave that context first"):
+            optimizer.step(closure)
+        assert torch.equal(weights(model), before)
+    with optimizer.sampled_params(train=True):  # not within a closure now
+        assert not torch.equal(weights(model), before)
+
+
+def test_draws_before_an_exception_in_a_closure_do_not_count():
+    """Neither those that step() has made nor the user's own."""
+    results = []
+    for fails in (True, False):
+        model, optimizer = make(mc_samples=2)
+        if fails:
+            calls = []
+
+            def closure(model=model, calls=calls):
+                calls.append(None)
+                if len(calls) == 2:
+                    raise KeyboardInterrupt
+                (100 * loss_of(model)).backward()
+
+            with optimizer.sampled_params(train=True):
+                (100 * loss_of(model)).backward()
+            with pytest.raises(KeyboardInterrupt):
+                optimizer.step(closure)
+            with pytest.raises(RuntimeError, match="needs a gradient at a posterior draw"):
+                optimizer.step()
+        optimizer.seed(5)
+        with optimizer.sampled_params(train=True):
+            loss_of(model).backward()
+        optimizer.step()
+        results.append(weights(model))
+    assert torch.equal(*results)
 
 
 def test_closure_without_gradients_changes_nothing():

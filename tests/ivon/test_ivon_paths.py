@@ -1,6 +1,9 @@
 """Whatever way the numbers take through the machine, they are the same."""
 
+import os
+import platform
 import sys
+from itertools import permutations
 
 import pytest
 import torch
@@ -152,6 +155,70 @@ def test_compiled_steps_of_parameters_that_differ_in_layout_or_steps(monkeypatch
     assert_close(found, run(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_model_that_is_laid_out_anew_keeps_its_posterior_and_its_speed(monkeypatch, compiled, dtype):
+    def run(layout):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 1), nn.Linear(2, 3)).to(dtype)
+        optimizer = IVON(model.parameters(), lr=1e-3, ess=100.0, beta2=0.9)
+        optimizer.seed(1)
+        for step in range(4):
+            if step == 2:
+                model.to(memory_format=layout)
+                calls.clear()
+            with optimizer.sampled_params(train=True):
+                for p in model.parameters():
+                    p.grad = torch.full_like(p, 0.1)
+            optimizer.step()
+        return [p.detach() + optimizer.state[p].get("residual", 0) for p in model.parameters()], optimizer
+
+    calls = set()
+    call = _native._call
+    monkeypatch.setattr(_native, "_call", lambda name, *a, **k: calls.add(name) or call(name, *a, **k))
+    plain, _ = run(torch.contiguous_format)
+    found, optimizer = run(torch.channels_last)
+    # The noise lies as the parameters do, and so goes to other entries; lr is small.
+    assert_close(found, plain, rtol=0, atol=2e-3)
+    if dtype == torch.float32:
+        assert calls == {"ivon_draw", "ivon_restore", "ivon_update"}
+    for p, state in optimizer.state.items():
+        assert {t.stride() for t in state.values() if isinstance(t, torch.Tensor)} == {p.stride()}
+
+
+def test_the_mean_of_16_bit_parameters_survives_another_layout():
+    p = nn.Parameter(torch.ones(2, 3, 4, 4, dtype=torch.bfloat16))
+    optimizer = IVON([p], lr=1e-3, ess=100.0)
+    with optimizer.sampled_params(train=True):
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    optimizer.step()
+    residual = optimizer.state[p]["residual"].clone()
+    assert residual.count_nonzero()
+    p.data = p.to(memory_format=torch.channels_last)
+    with optimizer.sampled_params():
+        pass
+    assert torch.equal(optimizer.state[p]["residual"], residual)
+    assert optimizer.state[p]["residual"].stride() == p.stride()
+
+
+def test_states_are_made_once_whatever_the_layout():
+    for value in (*_odd_layouts(torch.zeros(2, 3, 4, 5)), torch.zeros(4, 8)[:, ::2], torch.zeros(0, 3).t()):
+        p = nn.Parameter(value)
+        optimizer = IVON([p], lr=0.1, ess=10.0)
+        seen = set()
+        for _ in range(2):
+            with optimizer.sampled_params():
+                seen.add(optimizer.state[p]["hess"])
+        assert len(seen) == 1
+
+
+def _odd_layouts(whole):
+    for order in permutations(range(4)):
+        yield (turned := whole.permute(order))
+        for dim in range(4):
+            yield turned.narrow(dim, 0, 1)
+            yield turned.narrow(dim, 0, 1).clone()
+
+
 @pytest.mark.usefixtures("path")
 def test_dtypes_in_one_group_are_those_in_groups_of_their_own():
     """Also with several draws in a step, whose sums are of all dtypes."""
@@ -203,6 +270,8 @@ def test_a_backward_pass_through_other_weights_is_an_error(path):
         ("no-such-compiler", "No such file"),
         (f"{sys.executable} -c 'raise SystemExit(\"no licence\")'", "no licence"),
         ("", "there is no C compiler"),
+        ("gcc '", "No closing quotation"),
+        (f"{sys.executable} -c 'import os; os.write(2, bytes([233])); raise SystemExit(1)'", "\ufffd"),
     ],
 )
 def test_failure_to_compile_is_said_once_and_costs_only_time(monkeypatch, tmp_path, compiler, said):
@@ -254,6 +323,60 @@ def test_a_damaged_file_is_replaced(monkeypatch, tmp_path, compiled, fresh_libra
     _native.library.cache_clear()
     assert _native.library() is not None  # and this process lives on
     assert damaged.read_bytes() == whole.read_bytes()
+
+
+def test_a_file_that_cannot_be_loaded_is_compiled_elsewhere(monkeypatch, tmp_path, compiled, fresh_library):
+    """As where the home is mounted noexec."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(_native, "FLAGS", ("-std=c11", "-shared", "-fPIC"))  # is compiled sooner
+    assert _native.library() is not None
+    (kept,) = (tmp_path / "ivon").iterdir()
+    written = kept.stat()
+    load = _native.ctypes.CDLL
+
+    def refuse(path):
+        if str(tmp_path) in path:
+            raise OSError("failed to map segment from shared object")
+        return load(path)
+
+    monkeypatch.setattr(_native.ctypes, "CDLL", refuse)
+    _native.library.cache_clear()
+    assert _native.library() is not None
+    # Another node may be running what is there.
+    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+
+
+def test_what_is_kept_is_replaced_only_if_it_is_damaged(monkeypatch, tmp_path):
+    def put():
+        new.write_bytes(b"good")
+        _native._put(str(new), kept)
+        new.unlink(missing_ok=True)
+        assert kept.read_bytes() == b"good"
+        return kept.stat().st_mtime_ns
+
+    def no_links(*_paths):
+        raise PermissionError
+
+    new, kept = tmp_path / "new", tmp_path / f"native-x-{_native._digest(b'good')}.so"
+    first = put()
+    assert put() == first
+    kept.write_bytes(b"damaged")
+    put()
+    monkeypatch.setattr(os, "link", no_links)  # on some file systems
+    kept.unlink()
+    first = put()
+    assert put() == first
+
+
+def test_code_for_this_very_processor_is_for_this_node(monkeypatch, tmp_path, compiled, fresh_library):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", f"{os.environ.get('CC') or 'cc'} -mtune=native")
+    monkeypatch.setattr(_native, "FLAGS", ("-std=c11", "-shared", "-fPIC"))  # is compiled sooner
+    for node in ("one", "two", "two"):
+        monkeypatch.setattr(platform, "node", lambda node=node: node)
+        _native.library.cache_clear()
+        assert _native.library() is not None
+    assert len(list((tmp_path / "ivon").iterdir())) == 2
 
 
 def test_compiled_without_a_place_to_keep_it(monkeypatch, tmp_path, compiled, fresh_library):

@@ -32,9 +32,13 @@ def test_equals_a_loop_over_the_examples(chunk_size):
         torch.testing.assert_close(p.grad, of_each.mean(0))
         torch.testing.assert_close(p.squared_grad, of_each.square().mean(0))
     assert model[0].bias.grad is None
-    first = weights[0].grad.clone()
+    first = [weights[0].grad.clone(), weights[0].squared_grad.clone()]
     per_example_backward(model, nn.functional.cross_entropy, X, Y)
-    torch.testing.assert_close(weights[0].grad, 2 * first)  # as backward() adds
+    found = [weights[0].grad, weights[0].squared_grad]
+    torch.testing.assert_close(found, [2 * x for x in first])  # as backward() adds
+    model.zero_grad()
+    per_example_backward(model, nn.functional.cross_entropy, X, Y)
+    torch.testing.assert_close([weights[0].grad, weights[0].squared_grad], first)
 
 
 @pytest.mark.parametrize("draws", [1, 3])
@@ -54,16 +58,42 @@ def test_ggn_estimate_by_hand(draws):
         torch.testing.assert_close(optimizer.state[p]["hess"], expected)
 
 
-def test_ggn_without_squared_gradients_says_what_is_missing():
+@pytest.mark.parametrize("zero", ["not", "optimizer", "optimizer, to zeros", "model", "within the context"])
+def test_ggn_without_squared_gradients_says_what_is_missing(zero):
     model = network()
     optimizer = IVON(model.parameters(), 0.1, 20.0, hess_approx="ggn")
     with optimizer.sampled_params(train=True):
         per_example_backward(model, nn.functional.cross_entropy, X, Y)
-    optimizer.step()
-    with optimizer.sampled_params(train=True):  # those of the step before do not count
-        nn.functional.cross_entropy(model(X), Y).backward()
+        if zero == "within the context":
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(X), Y).backward()
+    if zero != "within the context":
+        optimizer.step()
+        if zero.startswith("optimizer"):
+            optimizer.zero_grad(set_to_none=zero == "optimizer")
+        elif zero == "model":
+            model.zero_grad()
+        with optimizer.sampled_params(train=True):  # those of the step before do not count
+            nn.functional.cross_entropy(model(X), Y).backward()
     with pytest.raises(RuntimeError, match="per_example_backward"):
         optimizer.step()
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float16, 1e-3), (torch.bfloat16, 1.0)], ids=str)
+def test_squares_of_16_bit_gradients_are_of_32(dtype, scale):
+    """In 16 bits small ones are zero, and sums over thousands of examples stand still."""
+    model = network().to(dtype)
+    x, y = (scale * X).to(dtype).repeat(100, 1), Y.repeat(100)
+    per_example_backward(model, nn.functional.cross_entropy, x, y, chunk_size=7)
+    found = [p.squared_grad for p in model.parameters()]
+    assert all(s.dtype == torch.float32 for s in found)
+    assert all(p.grad.dtype == dtype for p in model.parameters())
+    model.double().zero_grad()
+    per_example_backward(model, nn.functional.cross_entropy, x.double(), y)
+    for squares, p in zip(found, model.parameters(), strict=True):
+        expected = p.squared_grad.float()
+        # Forward and backward pass are in 16 bits.
+        assert ((squares - expected).norm() / expected.norm()).item() < 0.03
 
 
 def test_inputs_and_targets_have_to_agree():
@@ -316,6 +346,7 @@ def test_layers_are_tried_once(monkeypatch):
     assert len(passes) == 3
     outcome(model, X, Y)
     assert len(passes) == 4
+    model.zero_grad()
     torch.testing.assert_close(
         outcome(model, X[:4], Y[:4])[0][1], outcome(copy.deepcopy(model), X[:4], Y[:4])[0][1]
     )

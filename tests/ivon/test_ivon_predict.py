@@ -407,3 +407,18 @@ def test_what_makes_no_sense_is_refused():
         ivon.predict(pair, X, posterior=ivon.IVON(pair.parameters(), lr=0.1, ess=1.0))
     with pytest.raises(RuntimeError, match="within sampled_params"), optimizer.sampled_params():
         ivon.predict(model, X, posterior=optimizer)
+
+
+@pytest.mark.parametrize("draws", [0, 3, 40])
+def test_one_logit_is_refused(draws):
+    """Its softmax is 1, or that of a flat output over the batch."""
+    for model, shape in (
+        (nn.Linear(4, 1), r"\(5, 1\)"),
+        (nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), r"\(5,\)"),
+    ):
+        optimizer = ivon.IVON(model.parameters(), lr=0.1, ess=10.0)
+        with pytest.raises(ValueError, match=rf"logits \(N, C\) with C >= 2, got shape {shape}$"):
+            ivon.predict(model, X, draws, posterior=optimizer)
+    words = nn.Linear(4, 3)
+    optimizer = ivon.IVON(words.parameters(), lr=0.1, ess=10.0)
+    assert ivon.predict(words, X.expand(2, 5, 4), draws, posterior=optimizer).shape == (2, 5, 3)

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ivon import IVON, _kernels
+from ivon import IVON, Posterior, _kernels, diagnose
 from ivon._operations import SINGLE
 
 DELTAS = st.sampled_from([0.0, 1e-6, 1e-4, 0.1, 3.0])
@@ -67,6 +67,98 @@ def test_optimizer_survives_adversarial_gradients(grads, delta, beta2, hess_appr
             break  # float32 has overflowed, which takes h > 1e38
         assert (precision > 0).all()
         assert p.isfinite().all()
+
+
+def with_negative_hess(dtype=torch.float32):
+    """After steps on a concave loss, whose second derivative is -0.05."""
+    model = nn.Linear(6, 2, bias=False).to(dtype)
+    optimizer = IVON(model.parameters(), 0.0, ess=100.0, hess_init=0.01, weight_decay=0.1, beta2=0.9)
+    optimizer.seed(0)
+    mean = model.weight.detach().clone()
+    for _ in range(30):
+        with optimizer.sampled_params(train=True):
+            model.weight.grad = -0.05 * (model.weight.detach() - mean)
+        optimizer.step()
+    hess = optimizer.state[model.weight]["hess"]
+    assert (hess < -0.01).any()
+    return model, optimizer, hess.clone()
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("after", [0.0, 1e-6, 0.01, 0.0999])
+def test_weight_decay_may_fall(dtype, after):
+    """Where h is negative h + weight_decay stays; so say posterior and diagnosis before the next draw."""
+    model, optimizer, hess = with_negative_hess(dtype)
+    state, group = optimizer.state[model.weight], optimizer.param_groups[0]
+    group["weight_decay"] = after
+    expected = torch.where(hess < 0, hess + 0.1, (hess + after).clamp(min=1e-18))
+    told, diagnosis = Posterior.of(model, optimizer).precision["weight"] / 100, diagnose(optimizer)
+    torch.testing.assert_close(told, expected)
+    assert diagnosis.total.noise_rms == pytest.approx((100 * expected).reciprocal().mean().sqrt().item())
+    assert torch.equal(state["hess"], hess)  # nothing was changed by asking
+    with optimizer.sampled_params(train=True):
+        assert model.weight.isfinite().all()
+        torch.testing.assert_close(state["hess"] + after, expected)
+        model.weight.sum().backward()
+    again = state["hess"].clone()
+    with optimizer.sampled_params():  # once is enough
+        assert torch.equal(state["hess"], again)
+    optimizer.step()
+    assert model.weight.isfinite().all() and (state["hess"] + after > 0).all()
+
+
+@pytest.mark.usefixtures("path")
+def test_weight_decay_may_fall_between_draw_and_step():
+    model, optimizer, hess = with_negative_hess()
+    with optimizer.sampled_params(train=True):
+        model.weight.grad = torch.zeros_like(model.weight)
+    optimizer.param_groups[0]["weight_decay"] = 0.01
+    optimizer.step()
+    # The estimate is 0, and h falls by a tenth at most.
+    assert (optimizer.state[model.weight]["hess"][hess < 0] + 0.01 > 0.9 * (hess[hess < 0] + 0.1)).all()
+
+
+@pytest.mark.parametrize("when", ["before", "in the file", "after", "old file"])
+def test_weight_decay_may_fall_at_a_checkpoint(when):
+    model, optimizer, hess = with_negative_hess()
+    if when == "before":  # by a scheduler, whose step is the last of an iteration
+        optimizer.param_groups[0]["weight_decay"] = 0.01
+    saved = optimizer.state_dict()
+    if when == "in the file":
+        saved["param_groups"][0]["weight_decay"] = 0.01
+    if when == "old file":
+        del saved["param_groups"][0]["hess_weight_decay"]
+    other = IVON(model.parameters(), lr=0.1, ess=1.0)
+    other.load_state_dict(saved)
+    if when in ("after", "old file"):
+        other.param_groups[0]["weight_decay"] = 0.01
+    with other.sampled_params():
+        assert model.weight.isfinite().all()
+    found = other.state[model.weight]["hess"] + 0.01
+    torch.testing.assert_close(found[hess < 0], hess[hess < 0] + 0.1)
+
+
+@pytest.mark.usefixtures("path")
+def test_a_schedule_of_weight_decay():
+    """A network with noisy estimates; the loss was NaN."""
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(256, 20, generator=rng), torch.randint(3, (256,), generator=rng)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 3))
+    optimizer = IVON(model.parameters(), lr=0.1, ess=2560.0, hess_init=1e-2, beta2=0.98, weight_decay=1e-2)
+    optimizer.seed(0)
+    negative = 0
+    for step in range(100):
+        optimizer.param_groups[0]["weight_decay"] = 0.5e-2 * (1 + math.cos(math.pi * step / 100))
+        chosen = torch.randint(256, (32,), generator=rng)
+        with optimizer.sampled_params(train=True):
+            loss = nn.functional.cross_entropy(model(x[chosen]), y[chosen])
+            loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
+        negative += sum(int((state["hess"] < 0).sum()) for state in optimizer.state.values())
+    assert negative > 0
 
 
 @settings(max_examples=40, deadline=None)

@@ -100,6 +100,22 @@ def test_copies_continue_alike(cut, clone):
     assert twin.hess_approx == optimizer.hess_approx
 
 
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda parts: pickle.loads(pickle.dumps(parts))])
+def test_copies_of_plain_tensors_continue_too(clone):
+    """They are copied with their gradients, those of nn.Parameter are not."""
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = IVON([weight], lr=0.1, ess=10.0)
+    with optimizer.sampled_params(train=True):
+        (weight**2).sum().backward()
+    optimizer.step()
+    copied, twin = clone((weight, optimizer))
+    for w, o in ((weight, optimizer), (copied, twin)):
+        with o.sampled_params(train=True):
+            (w**2).sum().backward()
+        o.step()
+    assert torch.equal(weight, copied)
+
+
 def test_state_of_16_bit_parameters_keeps_its_precision():
     parts = make(torch.bfloat16)
     train(parts, 0, 6, torch.bfloat16)

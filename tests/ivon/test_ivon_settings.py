@@ -1,7 +1,10 @@
 """A wrong setting is one clear line that names it, its value and what is allowed."""
 
+import io
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -104,3 +107,22 @@ def test_refused_group_is_not_added():
     with pytest.raises(ValueError, match="floating-point"):
         optimizer.add_param_group({"params": [torch.ones(2, dtype=torch.int64)]})
     assert len(optimizer.param_groups) == 1
+
+
+def test_numbers_of_other_kinds_do_not_end_in_checkpoints():
+    """NumPy's scalars would be code to run for torch.load."""
+    given = {"params": params(), "weight_decay": np.float64(0.25), "beta2": Fraction(1, 2)}
+    optimizer = IVON([given], lr=np.float32(0.5), ess=np.int64(10))
+    optimizer.seed(np.int64(3))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    (group,) = torch.load(file, weights_only=True)["param_groups"]
+    names = ("lr", "ess", "weight_decay", "beta2", "noise_seed")
+    assert [group[name] for name in names] == [0.5, 10.0, 0.25, 0.5, 3]
+
+
+@pytest.mark.parametrize("seed", [3.5, None, "3"])
+def test_seed_is_an_integer(seed):
+    with pytest.raises(TypeError, match="integer"):
+        IVON(params(), lr=0.1, ess=10.0).seed(seed)
