@@ -160,8 +160,8 @@ def _assignments(option: str, pairs: Sequence[str]) -> list[tuple[str, str]]:
 def chosen(specs: list[Spec], only: list[str], changes: Sequence[str] = ()) -> list[Spec]:
     """The runs whose training has the values that `--only FIELD=VALUE` asks for, changed as `--set` does.
 
-    A field that is asked for twice may have either value. A kind is that of the run itself where there is such
-    a run (`kind=cost`), which comes with the runs that it needs.
+    A field that is asked for twice may have either value. A kind is that of the run itself where there is
+    such a run (`kind=cost`), which comes with the runs that it needs.
     """
     wanted: dict[str, list[str]] = {}
     for field, value in _assignments("--only", only):
