@@ -184,7 +184,9 @@ def test_step_with_closure_makes_its_own_draws(draws, hess_approx, own_context):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"weight": 2.0}, {"generator": torch.Generator()}, {"train": False}], ids=str
+    "options",
+    [{}, {"weight": 2.0}, {"generator": torch.Generator()}, {"train": False}],
+    ids=["another", "weight", "generator", "test"],
 )
 def test_other_draws_within_a_closure_are_refused(options):
     """The parameters are at a draw already, which can be taken for that of one plain context only."""
