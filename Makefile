@@ -42,7 +42,7 @@ test-slow: setup ## the slow tests only
 slurm-test: setup ## the launcher on a real SLURM, installed and started here (Debian, root); all: ARGS="-m slurm"
 	@IVON_SLURM_REQUIRED=1 $(pytest) -m "slurm and not slow" tests/slurm $(ARGS)
 
-lint: setup ## style, types and the direction of imports; changes nothing
+lint: setup ## style, types of ivon/ and the direction of imports; changes nothing
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
 	@$(python) -m pyright

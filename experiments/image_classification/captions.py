@@ -36,6 +36,8 @@ def caption(
 
     devices = sorted({record["machine"]["device"] for record in records})
     protocol = f"{_protocol(scale)}, {_seeds(specs, drawn or _seeds_over(specs, over))}"
+    if any(train.method.name == "vogn" for train in trainings.values()):
+        protocol += "; VOGN's settings are ours, as the paper's are lost"
     parts = [what, f"Ours: {protocol}; measured on {' and '.join(devices) or 'nothing yet'}."]
     if diverged:
         all_of = Counter(title_of(train) for train in trainings.values())

@@ -114,8 +114,8 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
         chosen=means["chosen"].map({True: "yes", False: ""}),
     )
     words = caption(
-        f"Settings judged on {HOLDOUT:.0%} of the training images; {len(SEEDS)} seeds. VOGN, whose published "
-        f"settings are lost, is searched over {len(DAMPED)} dampings too.",
+        f"Settings judged on {HOLDOUT:.0%} of the training images; {len(SEEDS)} seeds. VOGN is "
+        f"searched over {len(DAMPED)} dampings too.",
         scale,
         _trials(scale),
         store,

@@ -61,10 +61,9 @@ def _words(scale: Scale) -> str:
     )
     return (
         "BBB maximises the evidence lower bound; the published run averaged its KL over weights where the "
-        "bound sums it. VOGN's settings are ours, as the paper's are lost. A deep ensemble is the mean "
-        "prediction of five networks of SGD, Multi-IVON that of five posteriors; posteriors are averaged "
-        f"over {TEST_DRAWS['ivon']} draws for each batch of images, MC-dropout over "
-        f"{TEST_DRAWS['mc_dropout']}.{other_tables}"
+        "bound sums it. A deep ensemble is the mean prediction of five networks of SGD, Multi-IVON that of "
+        f"five posteriors; posteriors are averaged over {TEST_DRAWS['ivon']} draws for each batch of images, "
+        f"MC-dropout over {TEST_DRAWS['mc_dropout']}.{other_tables}"
     )
 
 
