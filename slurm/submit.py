@@ -11,6 +11,7 @@ from typing import Any
 
 import submitit
 
+from experiments.engine import lock
 from experiments.engine.record import Store
 from experiments.engine.revision import code_versions
 from experiments.engine.spec import Spec, Training
@@ -71,8 +72,8 @@ def _alone(store: Store) -> Iterator[None]:
     """One submitter at a time, or two would both find the same runs missing."""
     folder = store.root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (folder / "lock").open("w") as file:
+        lock.flock(file.fileno(), fcntl.LOCK_EX, folder)
         yield
 
 

@@ -22,20 +22,26 @@ def claim(folder: Path) -> Iterator[bool]:
     descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, folder)
         except BlockingIOError:
             yield False
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            raise UserError(
-                f"files in {folder} cannot be locked ({error.strerror}), so two processes might do one run; "
-                "choose another disk with --runs, or mount this one with locks (Lustre: -o flock, NFS: lockd)"
-            ) from None
         else:
             yield True
     finally:
         os.close(descriptor)  # releases the lock; the file stays, or a third process could lock another one
+
+
+def flock(descriptor: int, operation: int, folder: Path) -> None:
+    """`fcntl.flock` of a file in `folder`; UserError where files cannot be locked."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise UserError(
+            f"files in {folder} cannot be locked ({error.strerror}), so two processes might do one run; "
+            "choose another disk with --runs, or mount this one with locks (Lustre: -o flock, NFS: lockd)"
+        ) from None
 
 
 def is_claimed(folder: Path) -> bool:
@@ -45,7 +51,7 @@ def is_claimed(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, folder)
     except BlockingIOError:
         return True
     else:
