@@ -6,7 +6,6 @@ from functools import partial
 from itertools import chain, count, islice
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from baselines.method import Loss, Method
@@ -40,9 +39,6 @@ class ImageContender:
         self.network = build(spec, group, train_size=train_size)
         self.method = self.network.method
         self.parameters = sum(p.numel() for p in self.network.model.parameters())
-        self.precision = partial(
-            torch.autocast, group.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16"
-        )
         factor = lr_factor(
             0, warmup_epochs=spec.warmup_epochs, cosine_epochs=spec.cosine_epochs or spec.epochs
         )
@@ -58,7 +54,7 @@ class ImageContender:
                 self.network.logits,
                 images,
                 labels,
-                precision=self.precision,
+                precision=self.network.precision,
                 micro_batches=self.spec.shares,
             )
         )

@@ -19,8 +19,6 @@ from experiments.engine.revision import SUBMITTED, git_revision
 from experiments.engine.spec import Spec
 from experiments.engine.watch import Diverged, Stopped, Watch
 
-CPU_THREADS = 1  # part of a result's bits on a CPU, so the same for every way of launching
-
 
 @dataclass(frozen=True)
 class Outcome:

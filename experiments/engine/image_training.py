@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 from typing import Any
 
@@ -34,9 +34,6 @@ class ImageTraining:
             spec.dataset, spec.evaluated_split, device=group.device, holdout=spec.holdout
         )
         self.network = build(spec, group, train_size=len(self.data))
-        self.precision = partial(
-            torch.autocast, group.device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16"
-        )
         self.steps = self.data.steps(spec.batch_size)
         self.round = 0
         self.step = 0
@@ -93,7 +90,7 @@ class ImageTraining:
             network.logits,
             images,
             labels,
-            precision=self.precision,
+            precision=network.precision,
             seen=seen,
             micro_batches=self.shares,
             noise=self._noise if self.spec.shares > 1 else None,

@@ -12,14 +12,28 @@ import torch
 
 from experiments.engine.revision import git_revision
 
+CPU_THREADS = 1  # part of a result's bits on a CPU, so the same for every way of launching
 OF_CUDA = re.compile(r"CUDA (driver )?error|cuDNN error|Triton Error \[CUDA\]")
 
 
+def fix_arithmetic() -> None:
+    """For each process with results: one thread, and fp32 that is fp32 on a GPU, as in the released scripts.
+
+    Otherwise PyTorch lets convolutions round their inputs to the 10 bits of TF32.
+    """
+    torch.set_num_threads(CPU_THREADS)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def machine_facts(device: torch.device) -> dict[str, Any]:
-    """Device, threads, peak memory (MB) since `reset_peak_memory`, versions and `git_revision`."""
+    """Device, threads, whether a GPU may round fp32 to TF32, peak memory (MB) since `reset_peak_memory`,
+    versions and `git_revision`.
+    """
     return {
         "device": _device_name(device),
         "threads": torch.get_num_threads(),
+        "tf32": torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32,
         "peak_memory_mb": _peak_memory_mb(device),
         "versions": {
             "python": platform.python_version(),

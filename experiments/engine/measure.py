@@ -8,8 +8,7 @@ import torch
 
 from experiments.engine import files
 from experiments.engine.distributed import single
-from experiments.engine.execute import CPU_THREADS
-from experiments.engine.machine import machine_facts
+from experiments.engine.machine import fix_arithmetic, machine_facts
 from experiments.engine.record import Store, encode
 from experiments.engine.spec import Training
 
@@ -19,7 +18,7 @@ STEPS, SECONDS = 100, 20.0  # whichever comes first
 
 def measure(spec: Training, store: Store, device: str) -> dict[str, Any]:
     """Time some steps of `spec` and keep the result in the store's `throughput` folder."""
-    torch.set_num_threads(CPU_THREADS)  # as in a run
+    fix_arithmetic()  # as in a run
     group = single(torch.device(device))
     task = spec.begin(group)
     task.begin_round()

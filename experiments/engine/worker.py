@@ -22,9 +22,9 @@ import torch
 
 from experiments.engine import lock
 from experiments.engine.distributed import Group, join, single
-from experiments.engine.execute import CPU_THREADS, Outcome, execute
+from experiments.engine.execute import Outcome, execute
 from experiments.engine.gpus import DEVICE_LOST
-from experiments.engine.machine import is_of_lost_device
+from experiments.engine.machine import fix_arithmetic, is_of_lost_device
 from experiments.engine.record import Store
 from experiments.engine.spec import Spec, Training, parse_spec
 from experiments.engine.watch import Watch
@@ -57,7 +57,7 @@ def _work() -> None:
     parser.add_argument("--spec")
     args = parser.parse_args()
 
-    torch.set_num_threads(CPU_THREADS)
+    fix_arithmetic()
     say = _own_stdout()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGUSR2):  # SLURM sends the latter to all processes of a job

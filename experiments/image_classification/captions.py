@@ -4,10 +4,12 @@ and what is not there.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeGuard
 
+from experiments.data import DATASETS
 from experiments.engine.artefact import Scale, with_required
 from experiments.engine.record import Store
-from experiments.engine.spec import MixtureSpec, Spec, Training
+from experiments.engine.spec import MixtureSpec, Spec, Training, TrainSpec
 from experiments.image_classification.grid import EPOCHS
 from experiments.image_classification.methods import LABELS
 
@@ -38,6 +40,8 @@ def caption(
     protocol = f"{_protocol(scale)}, {_seeds(specs, drawn or _seeds_over(specs, over))}"
     if any(train.method.name == "vogn" for train in trainings.values()):
         protocol += "; VOGN's settings are ours, as the paper's are lost"
+    if reduced := {DATASETS[train.dataset].title for train in trainings.values() if _is_reduced(train)}:
+        protocol += f"; {' and '.join(sorted(reduced))}: trained in bf16 (autocast), evaluated in fp32"
     parts = [what, f"Ours: {protocol}; measured on {' and '.join(devices) or 'nothing yet'}."]
     if diverged:
         all_of = Counter(title_of(train) for train in trainings.values())
@@ -47,6 +51,10 @@ def caption(
     if missing := over.count(False):
         parts.append(f"{missing} of {len(specs)} runs are missing.")
     return " ".join(parts)
+
+
+def _is_reduced(train: Training) -> TypeGuard[TrainSpec]:
+    return isinstance(train, TrainSpec) and train.precision == "bf16"
 
 
 def _protocol(scale: Scale) -> str:

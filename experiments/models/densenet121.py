@@ -51,6 +51,7 @@ class DenseNet121(nn.Module):
                 layers[f"transition{block}"] = transition(channels, channels // 2, stride)  # reduction 0.5
                 channels, side = channels // 2, side // stride
         layers["norm"] = FilterResponseNorm(channels)
+        layers["relu"] = nn.ReLU()  # as released: FRN's learned threshold may lie below 0
         self.features = nn.Sequential(layers)
         self.pool = BlockPool(side)
         self.classifier = nn.Linear(channels * self.pool.cells, num_classes)

@@ -5,27 +5,27 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from experiments.models.frn import FilterResponseNorm
-from experiments.models.stride import projection
+from experiments.models.stride import convolution, projection
 
 BLOCKS_PER_STAGE = 18  # depth 6n + 2
 
 
 class PreActivationBlock(nn.Module):
-    """Norm before each convolution; where the shape changes the shortcut is a bare 1x1 convolution."""
+    """Norm before each convolution. Where the shape changes the shortcut is a bare 1x1 convolution of the
+    normalised input, as in the released code; elsewhere it is the input itself."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.norm1 = FilterResponseNorm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+        self.conv1 = convolution(inputs, outputs, stride)
         self.norm2 = FilterResponseNorm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.shortcut: nn.Module = nn.Identity()
-        if inputs != outputs:
-            self.shortcut = projection(inputs, outputs, stride)
+        self.conv2 = convolution(outputs, outputs, 1)
+        self.shortcut = projection(inputs, outputs, stride) if inputs != outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.conv2(self.norm2(self.conv1(self.norm1(x))))
-        return branch + self.shortcut(x)
+        normalised = self.norm1(x)
+        branch = self.conv2(self.norm2(self.conv1(normalised)))
+        return branch + (x if self.shortcut is None else self.shortcut(normalised))
 
 
 class PreResNet110(nn.Module):

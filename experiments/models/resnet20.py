@@ -5,7 +5,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from experiments.models.frn import FilterResponseNorm
-from experiments.models.stride import projection
+from experiments.models.stride import convolution, projection
 
 BLOCKS_PER_STAGE = 3  # depth 6n + 2
 
@@ -15,9 +15,9 @@ class Block(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+        self.conv1 = convolution(inputs, outputs, stride)
         self.norm1 = FilterResponseNorm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.conv2 = convolution(outputs, outputs, 1)
         self.norm2 = FilterResponseNorm(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs:

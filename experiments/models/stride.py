@@ -1,6 +1,7 @@
 """Where and how a network halves its maps, also for images smaller than it was made for, and when narrow."""
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 # With fewer channels, but more than one, a strided 1x1 convolution in the memory format channels_last crashes
 # in the gradient of its weights: oneDNN in PyTorch 2.13 writes beyond its memory (seen on a CPU with AVX2).
@@ -26,6 +27,25 @@ class Subsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :, :: self.stride, :: self.stride]
+
+
+class SamePadding(nn.Module):
+    """Zeros around a map for a 3x3 convolution of stride 2: as few as give ceil(side / 2) pixels.
+
+    One more below and on the right than above and on the left where the side is even, TensorFlow's "same":
+    windows then begin at every second pixel, as those of the 1x1 shortcut beside them do.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        above, left = (side % 2 for side in x.shape[-2:])
+        return functional.pad(x, (left, 1, above, 1))
+
+
+def convolution(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The 3x3 convolution of a CIFAR residual block; a map of n pixels becomes one of ceil(n / stride)."""
+    if stride == 1:
+        return nn.Conv2d(inputs, outputs, 3, padding=1)
+    return nn.Sequential(SamePadding(), nn.Conv2d(inputs, outputs, 3, stride=stride))
 
 
 def projection(inputs: int, outputs: int, stride: int, *, bias: bool = True) -> nn.Module:

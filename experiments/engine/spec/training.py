@@ -142,7 +142,7 @@ class TrainSpec(Training):
     )
 
     kind: Literal["train"] = "train"
-    protocol: Literal[1] = 1
+    protocol: Literal[2] = 2
     dataset: str
     holdout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # part of the training set kept aside and evaluated on
     model: str

@@ -32,8 +32,9 @@ def test_two_processes_give_the_result_of_one(method, tiny, cpu, together, tmp_p
     together(2, lambda group: execute(spec, shared, group, Watch()))
     assert shared.load(spec)["machine"]["processes"] == 2
     # Gradients are sums in another order: float32 rounding, grown over four steps at a small learning rate,
-    # most by AdamW, which divides small gradients by their own size. Errors count whole images of 797.
-    assert history(shared, spec) == pytest.approx(history(alone, spec), rel=2e-3, abs=0.3)
+    # most by AdamW, which divides small gradients by their own size. Errors count whole images of 797,
+    # of which four may change sides.
+    assert history(shared, spec) == pytest.approx(history(alone, spec), rel=2e-3, abs=100 * 4 / 797)
     losses = [[p["train_nll"] for p in s.done(spec)["result"]["history"]] for s in (alone, shared)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 

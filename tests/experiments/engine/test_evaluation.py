@@ -50,6 +50,19 @@ def test_mean_of_softmax_over_draws_with_the_same_noise(trained, cpu):
     assert sum(result["reliability"]["count"]) == 797
 
 
+def test_networks_trained_in_bf16_are_evaluated_in_fp32(tiny, cpu):
+    """As the released code does: the NLL of methods differs by less than bfloat16 rounds."""
+    reduced, full = (
+        build(tiny("sgd", precision=precision), cpu, train_size=1000) for precision in ("bf16", "fp32")
+    )
+    data = open_split("digits", "test", device=cpu.device)
+    images, _ = next(data.batches(64))
+    with torch.no_grad():
+        assert torch.equal(reduced.evaluated(images), full.evaluated(images))
+        assert not torch.equal(reduced.logits(images), full.logits(images))
+    assert point_error(reduced, data, cpu) == point_error(full, data, cpu)
+
+
 def test_zero_draws_is_the_network_at_the_mean(trained, cpu):
     spec, network, _, _ = trained
     data = open_split("digits", "test", device=cpu.device)

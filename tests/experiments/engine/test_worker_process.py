@@ -85,6 +85,15 @@ def test_runs_one_after_another_with_the_bits_of_any_other_process(working, stor
             assert result(store, spec) == result(other, spec)
 
 
+def test_fp32_is_fp32(working, store, tiny):
+    """On GPUs, too, where convolutions take TF32 unless they are told not to."""
+    spec = tiny("sgd", epochs=1)
+    working.give(spec)
+    working.end()
+    machine = store.done(spec)["machine"]
+    assert (machine["tf32"], machine["threads"]) == (False, 1)
+
+
 def test_term_stops_at_a_checkpoint(working, store, tiny):
     spec = tiny(epochs=1000)
     working.give(spec)

@@ -66,3 +66,9 @@ def test_figure3_of_the_sets_that_have_been_looked_at(store, fabricate, tmp_path
     first = looks[0].outside
     fabricate(store, [s for s in looks if s.outside == first or s.look.train.method.name == "sgd"])
     assert ARTEFACTS["fig3ab"].render("demo", store, tmp_path / "drawn")
+
+
+def test_reduced_precision_in_training_is_told(store):
+    """Of ImageNet's networks alone."""
+    assert "; ImageNet: trained in bf16 (autocast), evaluated in fp32; " in said("table1", store, "paper")
+    assert "bf16" not in said("table2", store, "paper")

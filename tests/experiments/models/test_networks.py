@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.models import MODELS
-from experiments.models.stride import projection
+from experiments.models.stride import convolution, projection
 
 # Released code of the paper, counted at 10, 100 and 200 classes; 200 is TinyImageNet with 64 pixels.
 COUNTS = {
@@ -97,3 +97,20 @@ def test_projections_of_narrow_maps_are_strided_convolutions(inputs, bias):
     torch.testing.assert_close(
         next(shortcut.parameters()).grad, weight.grad, rtol=1e-4, atol=1e-6
     )  # long sums
+
+
+@pytest.mark.parametrize("side", range(1, 10))
+def test_a_halving_convolution_gives_as_many_pixels_as_its_shortcut(side):
+    x, half = torch.randn(2, 8, side, side), (side + 1) // 2
+    assert convolution(8, 4, 2)(x).shape == projection(8, 4, 2)(x).shape == (2, 4, half, half)
+
+
+def test_a_halving_convolution_begins_at_the_first_pixel():
+    """Its window starts where its shortcut looks: padding lies below and on the right alone."""
+    halving = convolution(1, 1, 2)
+    weight, bias = halving.parameters()
+    with torch.no_grad():
+        weight.copy_(torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 0]]))
+        bias.zero_()
+    x = torch.randn(1, 1, 6, 6)
+    torch.testing.assert_close(halving(x), x[:, :, ::2, ::2])
