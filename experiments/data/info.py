@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.data.provenance import place_in_words
 from experiments.errors import UserError
 
 if TYPE_CHECKING:  # plans and tables need the facts below, not numpy
@@ -78,5 +79,5 @@ class DatasetInfo:
         if self.folder is None:
             return "comes with a dependency"
         if (root / self.folder).exists():
-            return f"found in {root / self.folder}"
+            return f"found in {place_in_words(root / self.folder)}"
         return f"not in {root}; it is fetched before the first run"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.engine import lock, log
+from experiments.engine.data_read import data_read
 from experiments.engine.distributed import Group
 from experiments.engine.machine import is_of_lost_device, machine_facts, reset_peak_memory
 from experiments.engine.record import REACHED, Store
@@ -73,10 +74,11 @@ def _attempt(spec: Spec, store: Store, group: Group, watch: Watch) -> None:
     log.note(folder, "started", **details, spec=spec.model_dump(mode="json"))
     failure: dict[str, Any] | None = None
     result: dict[str, Any] = {}
-    try:
-        result = _work(spec, store, group, watch)
-    except Diverged as diverged:
-        failure = {"reason": str(diverged), "epoch": diverged.epoch, "step": diverged.step}
+    with data_read(folder) as data:
+        try:
+            result = _work(spec, store, group, watch)
+        except Diverged as diverged:
+            failure = {"reason": str(diverged), "epoch": diverged.epoch, "step": diverged.step}
     machine = {
         **machine_facts(group.device),
         "processes": group.world,
@@ -88,7 +90,7 @@ def _attempt(spec: Spec, store: Store, group: Group, watch: Watch) -> None:
         machine["revisions"] = revisions
     if SUBMITTED in os.environ:
         machine["submitted"] = json.loads(os.environ[SUBMITTED])
-    store.add(spec, {"failure": failure, "result": result, "machine": machine})
+    store.add(spec, {"failure": failure, "result": result, "machine": machine, "data": data})
     log.note(folder, "over", failure=failure)
 
 

@@ -3,6 +3,9 @@
 A run is done when its record exists; it is resumable when its folder holds a checkpoint; otherwise it is new.
 A run whose loss stops being finite would fail again, so it has a record too, with `failure` in place of
 metrics.
+
+`data` has the identities of the data that the run has read, by name (`experiments.data.provenance`). Records
+from before it was kept have none.
 """
 
 import json

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.data.holdout import split_holdout
 from experiments.data.info import ArraySplits
+from experiments.data.provenance import note, of_arrays
 from experiments.errors import UserError
 
 TEST_FRACTION = 797 / 1797  # leaves 1,000 for training
@@ -19,6 +20,7 @@ def load(_root: Path) -> ArraySplits:
     table = _read_table()
     images = (table[:, :-1].astype(np.uint16) * 255 // LEVELS).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = table[:, -1].astype(np.int64)
+    note("digits", lambda: of_arrays(images, labels))
     train, test = split_holdout(labels, TEST_FRACTION, SPLIT_SEED)
     return ArraySplits(
         train_images=images[train],

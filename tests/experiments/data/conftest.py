@@ -22,6 +22,17 @@ def real_data() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture
+def lossy_cifar100(real_data, tmp_path) -> Path:
+    """A data root with CIFAR-100, declared to be modified: its training images may have been compressed."""
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for file in (real_data(folder.name) / folder.name).iterdir():
+        (folder / file.name).symlink_to(file)
+    (folder / "MODIFIED.txt").write_text("training images compressed as JPEG\n")
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def photos() -> list[Image.Image]:
     """The two photographs of 640x427 pixels that come with scikit-learn."""

@@ -62,7 +62,7 @@ def test_killed_at_its_writes(specs, undisturbed, store, cpu, in_child, die_at_c
     assert [result(store, spec) for spec in specs] == undisturbed
     assert store.load(specs[0])["machine"]["attempts"] > 4
     kept = sorted(path.name for path in store.folder(specs[0]).iterdir() if "checkpoint" not in path.name)
-    assert kept == ["lock", "log.jsonl", "progress.json"]
+    assert kept == ["data.json", "lock", "log.jsonl", "progress.json"]
     assert len(list(store.folder(specs[0]).glob("*checkpoint*"))) == 2
 
 
