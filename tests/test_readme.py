@@ -4,7 +4,6 @@ import re
 import shlex
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -68,30 +67,3 @@ def test_linked_files_exist():
     linked = re.findall(r"\]\(([^)#]+)\)", TEXT)
     assert len(linked) > 5
     assert [link for link in linked if "://" not in link and not (ROOT / link).exists()] == []
-
-
-def test_numbers_of_cifar_are_those_of_the_tables():
-    """Each is the mean over seeds that the table or figure has at scale `small`, a dash where it has none."""
-
-    def means(name: str, **only: object) -> "pd.Series[float]":
-        frame = pd.read_csv(ROOT / "results" / "artefacts" / "small" / f"{name}.csv")
-        for column, value in only.items():
-            frame = frame[frame[column] == value]
-        return frame.groupby("method")["mean" if "mean" in frame else "value"].mean()
-
-    columns = [
-        (means("table2", metric="top1_acc"), 1),
-        (means("table2", metric="nll"), 2),
-        (means("table2", metric="ece"), 3),
-        (means("table3", metric="auroc", dataset="CIFAR-10 vs SVHN"), 0),
-        (means("fig7", metric="top1_acc", severity=1), 0),
-        (means("fig7", metric="top1_acc", severity=5), 0),
-        (means("table6", metric="step_time", model="ResNet-20"), 0),
-    ]
-    start = TEXT.index("| CIFAR-10, ")
-    lines = TEXT[start : TEXT.index("\n\n", start)].splitlines()[2:]
-    assert len(lines) > 8
-    for line in lines:
-        method, *numbers = (cell.strip(" *") for cell in line.strip("|").split("|"))
-        expected = [f"{of[method]:.{digits}f}" if method in of else "–" for of, digits in columns]
-        assert numbers == expected, method
