@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.data.checksums import checksums
 from experiments.data.root import nothing_to_check
 from experiments.data.text import sources
 from experiments.errors import UserError
@@ -71,7 +72,10 @@ def _folder_source(folder: str, root: Path) -> dict[str, str]:
     except UserError:  # the text may go when its tokens are there
         return {}
     inside = sources.text_folder(root, folder)
-    return {file.relative_to(inside).as_posix(): f"{file.stat().st_size} bytes" for file in files}
+    return {
+        file.relative_to(inside).as_posix(): f"{file.stat().st_size} bytes, sha256 {digest}"
+        for file, digest in zip(files, checksums(root, files, "sha256"), strict=True)
+    }
 
 
 def _check_folder(folder: str, root: Path) -> None:
