@@ -15,7 +15,10 @@ def places(beside: Path) -> Iterator[Path]:
     """The file `beside` the data, and the one in the user's cache that stands in for it."""
     yield beside
     with suppress(RuntimeError):  # a user without a home
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        told = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        cache = (
+            told if told.is_absolute() else Path.home() / ".cache"
+        )  # as the standard of this variable says
         folder = hashlib.sha256(os.fsencode(beside.parent.resolve())).hexdigest()[:16]
         yield cache / "ivon" / "data" / folder / beside.name
 
