@@ -268,6 +268,10 @@ def _sample(args: argparse.Namespace) -> int:
     for name, least in (("tokens", 1), ("draws", 0), ("temperature", 0), ("top_k", 1)):
         if not getattr(args, name) >= least:  # nor NaN
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {least}")
+    try:
+        args.prompt.encode()
+    except UnicodeEncodeError:  # Python keeps bytes that it cannot decode as halves of characters
+        raise UserError(f"--prompt {args.prompt!r}: must be UTF-8") from None
     from experiments.gpt2.demonstration import language_run, write_and_doubt
 
     store = Store(args.runs)
