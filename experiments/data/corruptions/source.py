@@ -105,7 +105,7 @@ class CorruptedImages:
             try:
                 check_published(root, folder)
             except UserError as error:
-                return f"DAMAGED: {error}"
+                return f"UNUSABLE: {error}"
             absent = [name for name in MD5[folder.name] if not (folder / name).is_file()]
             return f"found in {place_in_words(folder)}" + (f"; without {', '.join(absent)}" if absent else "")
         return f"not in {root}: made from the published definitions; archive: {ARCHIVES[self.title]}"

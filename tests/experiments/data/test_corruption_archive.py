@@ -114,7 +114,7 @@ def test_arrays_that_are_not_the_published_ones_are_refused_unless_declared(publ
         with pytest.raises(UserError, match=r"fog\.npy has md5 \w+, not .*zenodo\.org.*MODIFIED\.txt") as no:
             ask(root=tmp_path)
         assert "\n" not in str(no.value)
-    assert images.where(tmp_path).startswith(f"DAMAGED: {folder / 'fog.npy'} has md5")
+    assert images.where(tmp_path).startswith(f"UNUSABLE: {folder / 'fog.npy'} has md5")
     (folder / "labels.npy").unlink()
     with pytest.raises(UserError, match=r"cannot read .*labels\.npy"):
         images.check(tmp_path)

@@ -192,7 +192,7 @@ def test_splits_have_the_same_classes_by_name(thousand):
         ) as caught:
             ask(root=thousand)
         assert "\n" not in str(caught.value)
-    assert DATASETS["imagenet"].where(thousand).startswith("MISSING: ")
+    assert DATASETS["imagenet"].where(thousand).startswith("UNUSABLE: ")
     (val / "tench").rename(val / "n00000012")
     (val / "stray").mkdir()
     with pytest.raises(UserError, match=r"val has 1001 class folders, not 1000"):

@@ -128,7 +128,7 @@ def test_random_bytes_in_a_cifar_batch_are_refused_and_a_plan_says_so(small_cifa
         for part in (str(file), md5(file), published, "move the folder", "downloaded", "MODIFIED.txt"):
             assert part in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert info.where(root).startswith(f"MISSING: {file} has md5 {md5(file)}, not {published}")
+    assert info.where(root).startswith(f"UNUSABLE: {file} has md5 {md5(file)}, not {published}")
 
 
 def test_modified_data_are_declared_in_their_folder_and_named_in_records(small_cifar):

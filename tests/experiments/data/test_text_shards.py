@@ -18,6 +18,7 @@ from experiments.data.text.corpora import Corpus, corpus
 from experiments.data.text.index import check_shards, read_index
 from experiments.data.text.shards import prepare
 from experiments.data.text.windows import open_tokens
+from experiments.engine.spec.language import Text
 from experiments.errors import RunError, UserError
 
 STORIES = [f"Story {n}: " + "once upon a time. " * (n % 5 + 1) for n in range(300)]
@@ -126,8 +127,12 @@ def test_damage_is_named(tmp_path):
     for split in ("train", "val"):
         with pytest.raises(RunError, match=rf"shard {shard} has sha256 "):
             open_tokens(NAME, split, tmp_path)
+    with pytest.raises(UserError, match=rf"shard {shard} has sha256 "):
+        corpus(NAME).check(tmp_path)  # before anything starts
+    assert Text(corpus(NAME)).where(tmp_path).startswith(f"UNUSABLE: shard {shard}")
     shard.write_bytes(good)
     open_tokens(NAME, "train", tmp_path)
+    assert Text(corpus(NAME)).where(tmp_path) == f"tokens found in {folder}"
     shard.unlink()
     with pytest.raises(RunError, match=rf"shard {shard}: No such file"):
         open_tokens(NAME, "val", tmp_path)
