@@ -10,6 +10,8 @@ import torch
 
 from benchmarks import _machine
 from benchmarks._table import Row
+from experiments.errors import UserError
+from experiments.paths import user_path
 
 
 @dataclass
@@ -27,7 +29,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=_count, default=1, help="of PyTorch on the CPU")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, too")
+    made.add_argument("--json", type=path, metavar="FILE", help="write what was found there, too")
     return made
 
 
@@ -54,6 +56,13 @@ def finish(options: argparse.Namespace, findings: Findings, text: str) -> None:
         print(line)
     if options.json:
         options.json.write_text(json.dumps({"rows": findings.rows, "left_out": findings.left_out}))
+
+
+def path(text: str) -> Path:
+    try:
+        return user_path(text, "path")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:

@@ -7,6 +7,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from experiments.paths import user_path
+
 VERSION = "0.1.3"
 VARIABLE = "IVON_OPT"
 HOW_TO_GET_IT = (
@@ -16,10 +18,10 @@ HOW_TO_GET_IT = (
 _MODULE = "ivon_opt_of_the_benchmarks"
 
 
-def find(folder: str | None = None) -> Any | None:
+def find(folder: str | Path | None = None) -> Any | None:
     """Its class IVON from `folder`, or from the folder in the environment; None where neither is given."""
     folder = folder or os.environ.get(VARIABLE)
-    return load(Path(folder)) if folder else None
+    return load(user_path(folder, VARIABLE)) if folder else None
 
 
 def load(folder: Path) -> Any:

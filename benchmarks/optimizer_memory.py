@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _command.parser(__doc__)
     parser.add_argument("--shapes", nargs="+", choices=NAMES, default=["resnet20", "resnet50"])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--ivon-opt", metavar="FOLDER", help="where pip has put ivon-opt")
+    parser.add_argument("--ivon-opt", type=_command.path, metavar="FOLDER", help="where pip has put ivon-opt")
     options = _command.begin(parser, arguments)
     peer = ivon_opt.find(options.ivon_opt)
     makers = builders([ADAMW, "AdamW foreach", "SGD momentum"], peer)

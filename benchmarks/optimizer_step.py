@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _command.add_rounds(parser, 10)
     parser.add_argument("--shapes", nargs="+", choices=NAMES, default=["resnet20", "resnet50"])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--ivon-opt", metavar="FOLDER", help="where pip has put ivon-opt")
+    parser.add_argument("--ivon-opt", type=_command.path, metavar="FOLDER", help="where pip has put ivon-opt")
     options = _command.begin(parser, arguments)
     peer = ivon_opt.find(options.ivon_opt)
     makers = builders([ADAMW, "AdamW foreach"], peer)

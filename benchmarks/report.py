@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import (
+    _command,
     _machine,
     ivon_opt,
     optimizer_growth,
@@ -116,11 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default)
-    parser.add_argument("--folder", type=Path, default=ROOT / "results" / "benchmarks")
-    parser.add_argument("--ivon-opt", metavar="FOLDER", help="where pip has put ivon-opt")
+    parser.add_argument("--folder", type=_command.path, default=ROOT / "results" / "benchmarks")
+    parser.add_argument("--ivon-opt", type=_command.path, metavar="FOLDER", help="where pip has put ivon-opt")
     options = parser.parse_args(arguments)
     if options.ivon_opt:
-        os.environ[ivon_opt.VARIABLE] = str(Path(options.ivon_opt).absolute())
+        os.environ[ivon_opt.VARIABLE] = str(options.ivon_opt)
     ivon_opt.find()  # complains now rather than in the middle
     machine = _machine.facts(torch.device(options.device))
     results = [run(command) for command in plan(options.device, machine["cores"])]

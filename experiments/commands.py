@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, NoReturn
 
 from experiments.artefacts import ARTEFACTS
@@ -16,6 +16,7 @@ from experiments.engine.record import Snapshot, Store
 from experiments.engine.spec import Spec, nearest
 from experiments.errors import UserError
 from experiments.executors import EXECUTORS, executor
+from experiments.paths import user_path
 from experiments.plan import plan, unmeasured
 from experiments.run import RESULTS, check_request, chosen, known_stores, run, show
 from experiments.status import logs, status
@@ -49,8 +50,8 @@ def command_line() -> Parser:
         sub.set_defaults(command=action)
         sub.add_argument(
             "--runs",
-            type=Path,
-            default=Path(os.environ.get("IVON_RUNS") or RESULTS / "runs").expanduser(),
+            type=partial(user_path, what="--runs"),
+            default=user_path(os.environ.get("IVON_RUNS") or RESULTS / "runs", "IVON_RUNS"),
             help="folder of this machine's records and checkpoints (default: $IVON_RUNS, else results/runs)",
         )
         return sub
@@ -118,7 +119,7 @@ def command_line() -> Parser:
     exporting = command("export", _export, "a trained GPT-2 as a folder that the library transformers loads")
     for sub in (sampling, exporting):
         sub.add_argument("run", help="the training's id, or how it begins")
-    exporting.add_argument("folder", type=Path)
+    exporting.add_argument("folder", type=partial(user_path, what="folder"))
     sampling.add_argument("--prompt", default="\n", help="default: an empty line")
     sampling.add_argument("--tokens", type=int, default=60, help="to be written (default: %(default)s)")
     sampling.add_argument("--draws", type=int, default=2, help="default: %(default)s")
@@ -267,6 +268,10 @@ def _sample(args: argparse.Namespace) -> int:
     for name, least in (("tokens", 1), ("draws", 0), ("temperature", 0), ("top_k", 1)):
         if not getattr(args, name) >= least:  # nor NaN
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least {least}")
+    try:
+        args.prompt.encode()
+    except UnicodeEncodeError:  # Python keeps bytes that it cannot decode as halves of characters
+        raise UserError(f"--prompt {args.prompt!r}: must be UTF-8") from None
     from experiments.gpt2.demonstration import language_run, write_and_doubt
 
     store = Store(args.runs)

@@ -1,9 +1,10 @@
 """Text files that users write: one rule for their encoding."""
 
-import codecs
 from pathlib import Path
 
 from experiments.errors import UserError
+
+BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_utf8(file: Path) -> str:
@@ -15,17 +16,16 @@ def read_utf8(file: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def decode_utf8(content: bytes, file: Path, line: int = 1) -> str:
+def decode_utf8(content: bytes, file: Path, line: int = 1, *, of: str = "line") -> str:
     """Bytes of `file`, the first of which is in `line`, as text; UserError if they are not UTF-8.
 
-    A byte-order mark goes where the file begins, and nowhere else: further on it is a character of the text.
+    A byte-order mark goes where it begins them. of: what is counted, if not lines.
     """
-    if line == 1:
-        content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
-        line += content.count(b"\n", 0, error.start)
+        if of == "line":
+            line += content.count(b"\n", 0, error.start)
         raise UserError(
-            f"{file}, line {line}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8"
+            f"{file}, {of} {line}: byte {content[error.start]:#04x} is not UTF-8; save the text as UTF-8"
         ) from None

@@ -24,8 +24,10 @@ from experiments.engine.progress import display
 from experiments.engine.record import Store
 from experiments.engine.spec import parse_spec
 from experiments.errors import RunError
+from experiments.paths import user_path
 from slurm import queue
 from slurm.joint import DIED, Joint
+from slurm.profile import ROOT
 from slurm.scratch import use_copies
 from slurm.version import note_skew
 
@@ -55,7 +57,7 @@ class Job:
         note_skew(self.versions)
         specs = [parse_spec(spec) for spec in self.specs]
         if self.data_scratch:
-            use_copies(specs, Path(os.path.expandvars(self.data_scratch)))
+            use_copies(specs, user_path(self.data_scratch, "data_scratch", base=ROOT))
         store = Store(Path(self.root))
         shown = display(specs)
         options = Options(

@@ -3,12 +3,10 @@
 `experiments.executors` looks this module up by its name when it is needed, as rooms import one way.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.data.root import data_root
 from experiments.engine import log
 from experiments.engine.estimate import Throughput
 from experiments.engine.record import Store
@@ -106,9 +104,7 @@ def _describe(needs: Needs, cluster: Cluster) -> str:
 
 def _fetch_data(specs: list[Spec], cluster: Cluster) -> None:
     """Nodes often have no way to the internet, so data sets are fetched before anything is submitted."""
-    root = data_root()
-    if "IVON_DATA" in cluster.environment:
-        root = Path(os.path.expandvars(cluster.environment["IVON_DATA"]))
+    root = cluster.data_root
     for source in sources(specs):
         source.check(root)
         source.fetch(root)

@@ -7,9 +7,12 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from experiments.data.root import VARIABLE, data_root
 from experiments.engine.spec import nearest, one_line
 from experiments.errors import UserError
+from experiments.paths import user_path
 
+ROOT = Path(__file__).parents[1]  # where jobs run
 FOLDER = Path(__file__).parent / "clusters"
 
 Count = Annotated[int, Field(ge=1)]
@@ -60,6 +63,12 @@ class Cluster(BaseModel):
     def device(self) -> str:
         return "cuda" if self.gpus_per_node else "cpu"
 
+    @property
+    def data_root(self) -> Path:
+        """Absolute, for this machine and the nodes alike; a relative one of the profile is below ROOT."""
+        told = self.environment.get(VARIABLE)
+        return user_path(told, f"environment.{VARIABLE}", base=ROOT) if told else data_root()
+
 
 def load(name: str | None) -> Cluster:
     """The profile `name`, or else $IVON_CLUSTER: a file of `slurm/clusters`, or a path that ends in .toml."""
@@ -67,7 +76,7 @@ def load(name: str | None) -> Cluster:
     known = sorted(path.stem for path in FOLDER.glob("*.toml"))
     if not name:
         raise UserError(f"no cluster named: give --cluster or set IVON_CLUSTER; known: {', '.join(known)}")
-    path = Path(name).expanduser() if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    path = user_path(name, "cluster") if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

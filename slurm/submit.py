@@ -1,6 +1,7 @@
 """Submitting: what is missing of an artefact becomes job arrays, through submitit."""
 
 import fcntl
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -11,6 +12,7 @@ from typing import Any
 
 import submitit
 
+from experiments.data.root import VARIABLE
 from experiments.engine import lock
 from experiments.engine.record import Store
 from experiments.engine.revision import code_versions
@@ -20,10 +22,9 @@ from slurm import queue
 from slurm.grouping import ARRAY_LIMIT, Bundle, Needs, Seconds, bundles, tasks
 from slurm.job import Job
 from slurm.joint import DIED
-from slurm.profile import Cluster
+from slurm.profile import ROOT, Cluster
 from slurm.submission import FOLDER, new, places
 
-ROOT = Path(__file__).parents[1]
 DEATHS = 3  # of a job that did not live for long in between: then it is given up
 LONG_SECONDS = 1800
 QUESTIONS, QUESTION_SECONDS = 30, 10  # of a job that would go back into the queue
@@ -159,6 +160,9 @@ def _parameters(folder: Path, needs: Needs, cluster: Cluster) -> dict[str, Any]:
     elif cluster.gpus_per_node:
         wishes["gpus_per_node"] = share
     tasks_per_node = share if needs.processes > 1 else 1
+    # The data root as it was read here, where data have been fetched to: ~ and a relative path would be read
+    # by the node's shell and in another folder.
+    environment = {**cluster.environment, VARIABLE: str(cluster.data_root)}
     return {
         **{name: value for name, value in wishes.items() if value is not None},
         "job_name": folder.name,
@@ -169,7 +173,7 @@ def _parameters(folder: Path, needs: Needs, cluster: Cluster) -> dict[str, Any]:
         "time": needs.minutes,
         "signal_delay_s": cluster.signal_seconds,
         "array_parallelism": cluster.max_running,
-        "setup": [*(f"export {k}={_quoted(v)}" for k, v in cluster.environment.items()), *cluster.setup],
+        "setup": [*(f"export {k}={_quoted(v)}" for k, v in environment.items()), *cluster.setup],
         "teardown": _again_if_killed(folder),
         # The first task has evaluations to do after the others have left, where a cluster has WaitTime too.
         "srun_args": ["--kill-on-bad-exit=1", "--wait=0"],
@@ -178,7 +182,8 @@ def _parameters(folder: Path, needs: Needs, cluster: Cluster) -> dict[str, Any]:
 
 
 def _quoted(value: str) -> str:
-    """For the shell, which is to fill in the node's own variables."""
+    """For the shell, which is to fill in the node's own variables; between quotes it leaves ~ alone."""
+    value = re.sub(r"^~(?=/|$)", "$HOME", value)
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`") + '"'
 
 

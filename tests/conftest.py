@@ -25,7 +25,9 @@ def data_root() -> Callable[..., Path]:
     def find(*names: str) -> Path:
         if not os.environ.get("IVON_DATA"):
             pytest.skip(f"needs real data ({', '.join(names)}): IVON_DATA is not set")
-        root = Path(os.environ["IVON_DATA"]).expanduser().absolute()
+        from experiments.data.root import data_root
+
+        root = data_root()
         missing = [name for name in names if not (root / name).exists()]
         if missing:
             pytest.skip(f"needs real data: {root} has no {', '.join(missing)}")

@@ -1,19 +1,18 @@
 """Checksums of data files, each computed once: remembered by path, size and times of change.
 
-The memory is `.checksums.json` in the data root or, where that is read-only, a file in the user's cache. What
-it holds can be computed again, so a memory that is lost, damaged or cannot be written costs time only.
+The memory is `.checksums.json` in the data root, or the user's cache where that is read-only (`remembered`).
 """
 
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.data.readers.disk import written_whole
+from experiments.data.remembered import places, remember
 from experiments.errors import UserError
 
 NAME = ".checksums.json"
@@ -37,7 +36,8 @@ def checksums(root: Path, files: Sequence[Path], algorithm: str = "md5") -> list
     for key, file, state in new:
         known[key] = [*state, _digest(file, algorithm)]
     if new:
-        _remember(root, known)
+        whole = json.dumps({**_remembered(root), **known}, indent=0)
+        remember(root / NAME, lambda file: file.write_text(whole, encoding="utf-8"))
     return [known[key][-1] for key in keys]
 
 
@@ -61,19 +61,10 @@ def _digest(file: Path, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-def _places(root: Path) -> Iterator[Path]:
-    """Where the memory may be: the first that can be written is used, all are read."""
-    yield root / NAME
-    with suppress(RuntimeError):  # a user without a home
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
-        yield cache / "ivon" / f"checksums-{name}.json"
-
-
 def _remembered(root: Path) -> dict[str, Any]:
     """By algorithm and path: size, times and checksum."""
     memory: dict[str, Any] = {}
-    for place in _places(root):
+    for place in places(root / NAME):
         with suppress(OSError, ValueError, RecursionError):  # none yet, or damaged
             content = json.loads(place.read_bytes())
             if isinstance(content, dict):
@@ -83,15 +74,3 @@ def _remembered(root: Path) -> dict[str, Any]:
 
 def _is_entry(value: Any) -> bool:
     return isinstance(value, list) and [type(part) for part in value] == [int, int, int, str]
-
-
-def _remember(root: Path, entries: dict[str, Any]) -> None:
-    for place in _places(root):
-        try:
-            if place.parent != root:
-                place.parent.mkdir(parents=True, exist_ok=True)
-            with written_whole(place) as temporary:
-                temporary.write_text(json.dumps({**_remembered(root), **entries}, indent=0))
-            return
-        except OSError:  # read-only or full
-            continue

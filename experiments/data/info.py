@@ -75,7 +75,7 @@ class DatasetInfo:
         try:
             self.check(root)
         except UserError as error:
-            return f"MISSING: {error}"
+            return f"{'UNUSABLE' if self.folder and (root / self.folder).exists() else 'MISSING'}: {error}"
         if self.folder is None:
             return "comes with a dependency"
         if (root / self.folder).exists():

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.data.checksums import checksums
 from experiments.errors import UserError
 from experiments.text_files import read_utf8
 
@@ -70,22 +71,25 @@ def published(root: Path, folder: Path, files: Mapping[str, str], *, archive: st
     UserError that names a file with another sum, unless MODIFIED.txt says that this is meant to be so.
     archive: MD5 of the archive that they come in. remedy: what to do with damaged files.
     """
-    from experiments.data.checksums import checksums  # needs numpy, plans that find nothing do not
-
     modified = modification(folder)
+    if modified is None:
+        own = f"If it is meant to be another one, say in a line in {folder / MODIFIED} what it is"
+        check_sums(root, folder, files, f"{remedy}. {own}; records will say so, too")
+        return {"digest": f"md5:{archive}", "of": "the published archive, by the MD5 sums of its files"}
     found = dict(zip(files, checksums(root, [folder / name for name in files]), strict=True))
-    if modified is not None:
-        lines = "".join(f"{found[name]}  {name}\n" for name in sorted(found))
-        digest = hashlib.sha256(lines.encode()).hexdigest()
-        return {"digest": f"sha256:{digest}", "of": "the MD5 sums of its files", "modified": modified}
-    for name, expected in files.items():
-        if found[name] != expected:
+    return {**of_json(found, "the MD5 sums of its files"), "modified": modified}
+
+
+def check_sums(
+    root: Path, folder: Path, files: Mapping[str, str], remedy: str, algorithm: str = "md5"
+) -> None:
+    """UserError that names the first of the `files` in `folder` that has not its published checksum."""
+    found = checksums(root, [folder / name for name in files], algorithm)
+    for digest, (name, expected) in zip(found, files.items(), strict=True):
+        if digest != expected:
             raise UserError(
-                f"{folder / name} has MD5 {found[name]}, not {expected} as published: {remedy}. If it is "
-                f"meant to be another one, say in a line in {folder / MODIFIED} what it is; records will "
-                "say so, too"
+                f"{folder / name} has {algorithm} {digest}, not {expected} as published: {remedy}"
             )
-    return {"digest": f"md5:{archive}", "of": "the published archive, by the MD5 sums of its files"}
 
 
 def of_arrays(*arrays: np.ndarray) -> Identity:

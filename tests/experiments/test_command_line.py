@@ -154,6 +154,7 @@ def in_process(tmp_path):
         (["publish", "table1"], ["table1", "nothing to publish"]),
         (["sample", "**"], ["'**'"]),
         (["sample", "3a", "--temperature", "nan"], ["--temperature nan"]),
+        (["sample", "3a", "--prompt", "caf\udce9"], ["--prompt 'caf\\udce9': must be UTF-8"]),
         (["verify", "--scale", "huge"], ["unknown scale 'huge'"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

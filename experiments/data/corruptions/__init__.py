@@ -19,7 +19,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.data.corruptions.source import CorruptedImages, published_folder
+from experiments.data.corruptions.source import (
+    LABELS,
+    CorruptedImages,
+    check_published,
+    published_folder,
+)
+from experiments.data.provenance import note
+from experiments.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,9 +145,16 @@ def open_corrupted(
     if folder := published_folder(root, dataset):
         from experiments.data.corruptions.archive import read_published
 
+        found = check_published(root, folder)
+        note(folder.name, lambda: found)
         parts = [read_published(folder, name, severity) for name in corruptions]
         images = np.concatenate([some[:first] for some, _ in parts])
         labels = np.concatenate([some[:first] for _, some in parts])
+        if labels.min() < 0 or labels.max() >= info.num_classes:
+            raise UserError(
+                f"{folder / LABELS}: labels must be 0..{info.num_classes - 1}, "
+                f"found {labels.min()}..{labels.max()}"
+            )
     else:
         arrays = info.load(root)
         clean = arrays.test_images[:first]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,7 @@ from experiments.data.order import (
     steps_per_epoch,
 )
 from experiments.data.pixels import Normaliser, mirror
+from experiments.data.provenance import Identity, modification, note
 from experiments.errors import RunError, UserError
 
 PIECE = 32  # images decoded in one go by one worker: 4.6 MiB of shared memory, however large the batch
@@ -175,12 +177,11 @@ def open_imagenet(
     listing = list_images(root / "imagenet" / folder)
     if len(listing.names) != size:
         raise UserError(f"{listing.folder} holds {len(listing.names)} images, not {size}: complete it")
+    note(f"imagenet/{folder}", lambda: _identity(root / "imagenet", listing.digest))
     if split != "test":
         kept, held = split_holdout(listing.labels, *holdout)
         chosen = held if split == "held" else kept
-        listing = ImageListing(
-            folder=listing.folder, names=listing.names[chosen], labels=listing.labels[chosen]
-        )
+        listing = replace(listing, names=listing.names[chosen], labels=listing.labels[chosen])
     return StreamedImages(
         listing,
         device=device,
@@ -190,6 +191,12 @@ def open_imagenet(
         augment=split == "train",
         workers=_cores() if workers is None else workers,
     )
+
+
+def _identity(folder: Path, digest: str) -> Identity:
+    modified = modification(folder)
+    found = {"digest": f"sha256:{digest}", "of": "names and sizes of its files, whose content was not read"}
+    return found if modified is None else {**found, "modified": modified}
 
 
 def _cores() -> int:

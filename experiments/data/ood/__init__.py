@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.data.ood.info import OodImages, OodSet
+from experiments.data.provenance import note, of_arrays
 from experiments.data.root import data_root, nothing_to_check
 from experiments.errors import UserError
 
@@ -133,5 +134,7 @@ def open_ood(
 
     ood = OOD_SETS[name]
     found = ood.load(root or data_root())
+    part = {"modified": found.only} if found.only else {}
+    note(name, lambda: {**of_arrays(found.images), **part})
     nowhere = np.full(len(found.images), -1)
     return DeviceImages(found.images, nowhere, device=device, mean=ood.mean, std=ood.std), found.only

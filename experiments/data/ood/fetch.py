@@ -1,8 +1,9 @@
-"""Single public files: found in the data root, or fetched once, checked and put there whole."""
+"""Single public files: found in the data root, or fetched once and put there whole; checked either way."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.data.provenance import check_sums
 from experiments.data.readers.download import NOT_FETCHED, fetch, reason_of
 from experiments.errors import RunError, UserError
 
@@ -19,7 +20,10 @@ class PublicFile:
 
 
 def ensure(root: Path, wanted: PublicFile) -> Path:
-    """The file (of an archive: the folder) in `root`, fetched if it is missing, by one process of several."""
+    """The file (of an archive: the folder) in `root`, fetched if it is missing, by one process of several.
+
+    UserError if that fails, or if the file is not as published.
+    """
     place = root / wanted.path
     try:
         fetch(place, wanted.url, wanted.md5, packed=wanted.archive)
@@ -29,4 +33,7 @@ def ensure(root: Path, wanted: PublicFile) -> Path:
             f"{wanted.title} is not at {place}, and fetching {wanted.url} failed: get it where there is a "
             f"network and {what} under $IVON_DATA, now {root} ({reason_of(error)})"
         ) from error
+    if not wanted.archive:
+        remedy = "move it away, and it is fetched again; images of your own go to ood-parts/ in the data root"
+        check_sums(root, place.parent, {place.name: wanted.md5}, remedy)
     return place

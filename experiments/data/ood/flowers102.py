@@ -10,8 +10,8 @@ from experiments.data.ood.fetch import PublicFile, ensure
 from experiments.data.ood.info import OodImages
 from experiments.data.ood.mat_file import read_mat
 from experiments.data.ood.parts import read_part
-from experiments.data.readers.disk import kept_array
-from experiments.errors import RunError
+from experiments.data.readers.kept import kept_array
+from experiments.errors import RunError, UserError
 
 SIZE = 6149
 SIDE = 32
@@ -35,8 +35,7 @@ SPLITS = PublicFile(
 def check(root: Path) -> None:
     """Fetch the files unless they or a part of the set are there."""
     if (root / IMAGES.path).exists() or read_part(root, "flowers102") is None:
-        ensure(root, IMAGES)
-        ensure(root, SPLITS)
+        _test_files(ensure(root, IMAGES), ensure(root, SPLITS), SIZE)
 
 
 def load(root: Path) -> OodImages:
@@ -49,15 +48,26 @@ def load(root: Path) -> OodImages:
 
 def read_test(folder: Path, splits: Path, size: int) -> np.ndarray:
     """uint8 (size, 32, 32, 3) in the order of the split, kept beside the images: decoding takes a while."""
-    numbers = read_mat(splits, "tstid").ravel()
-    if len(numbers) != size:
-        raise RunError(f"{splits}: tstid must name {size} images, found {len(numbers)}")
+    names = _test_files(folder, splits, size)
 
     def decode() -> np.ndarray:
         print(f"decoding {size} images of {folder}, once", file=sys.stderr, flush=True)
-        return np.stack([reduced(folder / f"image_{number:05d}.jpg") for number in numbers])
+        return np.stack([reduced(folder / name) for name in names])
 
-    return kept_array(folder.parent / f"test-{SIDE}x{SIDE}.npy", (size, SIDE, SIDE, 3), decode)
+    images, _ = kept_array(folder.parent / f"test-{SIDE}x{SIDE}.npy", (size, SIDE, SIDE, 3), names, decode)
+    return images
+
+
+def _test_files(folder: Path, splits: Path, size: int) -> list[str]:
+    """The names of the test images, in order; UserError if one is not there."""
+    numbers = read_mat(splits, "tstid").ravel()
+    if len(numbers) != size:
+        raise RunError(f"{splits}: tstid must name {size} images, found {len(numbers)}")
+    names = [f"image_{number:05d}.jpg" for number in numbers]
+    there = {entry.name for entry in folder.iterdir()}
+    if absent := [name for name in names if name not in there]:
+        raise UserError(f"{folder} lacks {len(absent)} of {size} test images, {absent[0]} first: complete it")
+    return names
 
 
 def reduced(file: Path) -> np.ndarray:

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.data.checksums import checksums
 from experiments.data.root import nothing_to_check
 from experiments.data.text import sources
-from experiments.errors import UserError
+from experiments.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from experiments.data.text.tokenizers import Tokenizer
@@ -52,8 +53,19 @@ class Corpus:
         return root / "tokens" / "-".join(filter(None, (base, self.edition, self.tokenizer)))
 
     def check(self, root: Path) -> None:
-        """UserError if neither tokens nor the text that the user has to bring are there; nothing is read."""
-        if not (self.folder(root) / "index.json").is_file():
+        """UserError if the tokens are damaged, or if neither they nor the text that the user has to bring are
+        there.
+        """
+        from experiments.data.text.index import FILE, check_shards, read_index
+
+        folder = self.folder(root)
+        try:
+            index = read_index(folder / FILE)
+            if index is not None:
+                check_shards(root, folder, index)
+        except RunError as error:
+            raise UserError(str(error)) from None
+        if index is None:
             self.check_source(root)
 
 
@@ -71,7 +83,10 @@ def _folder_source(folder: str, root: Path) -> dict[str, str]:
     except UserError:  # the text may go when its tokens are there
         return {}
     inside = sources.text_folder(root, folder)
-    return {file.relative_to(inside).as_posix(): f"{file.stat().st_size} bytes" for file in files}
+    return {
+        file.relative_to(inside).as_posix(): f"{file.stat().st_size} bytes, sha256 {digest}"
+        for file, digest in zip(files, checksums(root, files, "sha256"), strict=True)
+    }
 
 
 def _check_folder(folder: str, root: Path) -> None:

@@ -2,18 +2,17 @@
 
 import hashlib
 import json
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from experiments.data.checksums import checksums
 from experiments.data.readers.disk import written_whole
 from experiments.errors import RunError
 
 FILE = "index.json"
 FORMAT = 1
 BYTES_PER_TOKEN = 2  # unsigned, little-endian
-CHUNK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +48,12 @@ class Index:
         seen = [self.tokenizer, self.vocabulary, self.end_of_text]
         shards = [[shard.tokens, shard.sha256] for shard in self.splits[split]]
         return hashlib.sha256(json.dumps([*seen, shards]).encode()).hexdigest()[:16]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What tells these tokens from others, in both splits."""
+        shards = {split: [shard.sha256 for shard in shards] for split, shards in self.splits.items()}
+        return {"tokenizer": self.tokenizer, "vocabulary": self.vocabulary, "shards": shards}
 
 
 def write_index(file: Path, index: Index) -> None:
@@ -90,26 +95,14 @@ def check_sizes(folder: Path, index: Index) -> None:
             )
 
 
-def verify(folder: Path) -> Index:
-    """Read every shard of a finished folder; RunError that names one whose bytes have changed."""
-    index = read_index(folder / FILE)
-    if index is None:
-        raise RunError(f"{folder} has no {FILE}: its tokens are not finished")
+def check_shards(root: Path, folder: Path, index: Index) -> None:
+    """RunError unless the bytes of every shard are those that were written: read once, then remembered."""
     check_sizes(folder, index)
-    for split, shards in index.splits.items():
-        for shard in shards:
-            print(f"verifying {split} {shard.file}", file=sys.stderr, flush=True)
-            if (found := _sha256(folder / shard.file)) != shard.sha256:
-                raise RunError(
-                    f"shard {folder / shard.file} has SHA-256 {found[:12]}…, not {shard.sha256[:12]}…: "
-                    f"remove {folder}, and it is made again"
-                )
-    return index
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    shards = [shard for shards in index.splits.values() for shard in shards]
+    found = checksums(root, [folder / shard.file for shard in shards], "sha256")
+    for shard, digest in zip(shards, found, strict=True):
+        if digest != shard.sha256:
+            raise RunError(
+                f"shard {folder / shard.file} has sha256 {digest}, not {shard.sha256}: remove {folder}, and "
+                "it is made again"
+            )

@@ -22,12 +22,9 @@ from experiments.data.text.index import (
     Shard,
     check_sizes,
     read_index,
-    verify,
     write_index,
 )
 from experiments.errors import RunError, UserError
-
-__all__ = ["prepare", "verify"]
 
 SPLITS = ("train", "val")
 SHARD_TOKENS = 100_000_000  # 200 MB
@@ -61,13 +58,23 @@ def _is_there(corpus: Corpus, root: Path) -> bool:
     if index is None:
         return False
     source = corpus.source(root)
-    if source and source != index.source:
-        changed = sorted({name for name, _ in source.items() ^ index.source.items()})
+    changed = _changed(index.source, source) if source else []
+    if changed:
         raise UserError(
             f"the text of {corpus.name} has changed since its tokens were made ({', '.join(changed)[:200]}): "
             f"put it back, or remove {corpus.folder(root)} to make them again"
         )
     return True
+
+
+def _changed(was: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The names of what differs. An index that only has the sizes of files is compared by these."""
+
+    def same(name: str) -> bool:
+        one, other = was.get(name), now.get(name)
+        return one == other or (one is not None and other is not None and other.startswith(f"{one}, sha256 "))
+
+    return [name for name in sorted({*was, *now}) if not same(name)]
 
 
 def _make(corpus: Corpus, root: Path, workers: int | None, shard_tokens: int) -> None:
@@ -92,17 +99,22 @@ def _make(corpus: Corpus, root: Path, workers: int | None, shard_tokens: int) ->
     (folder / UNFINISHED).unlink()
 
 
-def _compare_counts(corpus: Corpus, index: Index) -> None:
-    """A line on stderr if the splits are not as long as published: perhaps the same text in another order."""
+def unlike_published(corpus: Corpus, index: Index) -> str | None:
+    """In words how the lengths of the splits differ from the published ones; None where they do not."""
     expected = {"train": corpus.train_tokens, "val": corpus.val_tokens}
     different = [
         f"{index.tokens(split):,} tokens in {split}, not {count:,}"
         for split, count in expected.items()
         if count not in (None, index.tokens(split))
     ]
-    if different:
+    return "; ".join(different) or None
+
+
+def _compare_counts(corpus: Corpus, index: Index) -> None:
+    """A line on stderr if the splits are not as long as published: perhaps the same text in another order."""
+    if different := unlike_published(corpus, index):
         print(
-            f"{corpus.name} is not split as published: {'; '.join(different)}. "
+            f"{corpus.name} is not split as published: {different}. "
             "Its losses are comparable among runs here, and only nearly with published ones",
             file=sys.stderr,
             flush=True,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from experiments.data.text.tokenizers import need
 from experiments.errors import RunError, UserError
+from experiments.text_files import BYTE_ORDER_MARK, decode_utf8, read_utf8
 
 Documents = Callable[[Path, str, int], Iterator[str]]  # (data root, "train" or "val", documents to skip)
 
@@ -74,10 +75,13 @@ def folder_documents(name: str) -> Documents:
 
     A line or row is a document. A .txt file is one, or several if it is long: it is cut at blank lines into
     pieces of at least 8192 characters, for a split that can be made of one large file.
+
+    All are UTF-8. A byte-order mark at the beginning of a document is no part of it.
     """
 
     def documents(root: Path, split: str, skipped: int) -> Iterator[str]:
-        texts = (text for file in text_files(root, name) for text in _READERS[file.suffix](file))
+        read = (text for file in text_files(root, name) for text in _READERS[file.suffix](file))
+        texts = (text.removeprefix(BYTE_ORDER_MARK) for text in read)
         return islice(_of_split(texts, split), skipped, None)
 
     return documents
@@ -127,24 +131,23 @@ def _in_validation(text: str) -> bool:
 
 
 def _read_txt(file: Path) -> Iterator[str]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RunError(f"{file} is not UTF-8 (byte {error.start})") from None
-    return pieces(text)
+    return pieces(read_utf8(file))
 
 
 def _read_jsonl(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8", errors="replace") as lines:
+    with file.open("rb") as stream:
+        # Whatever ends a line; the same characters within a text are spelled out in JSON.
+        lines = (line for part in stream for line in part.splitlines())
         for number, line in enumerate(lines, 1):
-            if not line.strip():
+            content = decode_utf8(line, file, number)
+            if not content.strip():
                 continue
             try:
-                text = json.loads(line)["text"]
-            except (ValueError, TypeError, KeyError):
+                text = json.loads(content)["text"]
+            except (ValueError, TypeError, KeyError, RecursionError):
                 text = None
             if not isinstance(text, str):
-                raise RunError(f'{file}, line {number}: not an object with a field "text"')
+                raise UserError(f'{file}, line {number}: not an object with a field "text"')
             yield text.encode("utf-8", "replace").decode()  # JSON can spell halves of characters
 
 
@@ -152,12 +155,17 @@ def _read_parquet(file: Path) -> Iterator[str]:
     import pyarrow
     from pyarrow import parquet
 
+    row = 0
     try:
         with parquet.ParquetFile(file) as table:
             for rows in table.iter_batches(batch_size=1000, columns=["text"]):
-                yield from (text for text in rows.column("text").to_pylist() if text is not None)
-    except (pyarrow.ArrowException, KeyError) as error:
-        raise RunError(f'{file} is no parquet file with a column "text": {error}') from None
+                for content in rows.column("text").cast(pyarrow.large_binary()).to_pylist():
+                    row += 1
+                    if content is not None:
+                        yield decode_utf8(content, file, row, of="row")
+    except (pyarrow.ArrowException, KeyError, OSError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise UserError(f'{file} is no parquet file with a column "text" of text: {told}') from None
 
 
 _READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

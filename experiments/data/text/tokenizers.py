@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from experiments.data.provenance import check_sums
 from experiments.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ class Gpt2Tokenizer:
     def __init__(self, root: Path) -> None:
         need("tiktoken", "the tokenizer gpt2")
         self.folder = root / "gpt2_bpe"
+        if self._is_local:
+            check_sums(
+                root,
+                self.folder,
+                _BPE_FILES,
+                f"move {self.folder} away, and both files are fetched from {_OPENAI}; bpe<tokens> is a "
+                "tokenizer learned from your own text",
+                algorithm="sha256",
+            )
         self._encoding  # noqa: B018  what is missing is told now, not after hours
 
     def encode(self, text: str) -> list[int]:
@@ -66,9 +76,12 @@ class Gpt2Tokenizer:
         files = {theirs[name]: read_file_cached(self._place(name), _BPE_FILES[name]) for name in theirs}
         return files | {"tokenizer_config.json": _transformers_settings("GPT2Tokenizer")}
 
+    @property
+    def _is_local(self) -> bool:
+        return all((self.folder / file).is_file() for file in _BPE_FILES)
+
     def _place(self, name: str) -> str:
-        local = [self.folder / file for file in _BPE_FILES]
-        return str(self.folder / name) if all(file.is_file() for file in local) else f"{_OPENAI}/{name}"
+        return str(self.folder / name) if self._is_local else f"{_OPENAI}/{name}"
 
     @cached_property
     def _encoding(self) -> tiktoken.Encoding:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from experiments.data.order import seed_sequence
+from experiments.data.provenance import Identity, note, of_json
 from experiments.data.root import data_root
 from experiments.data.text.corpora import corpus, load_tokenizer
-from experiments.data.text.index import FILE, Index, check_sizes, read_index
-from experiments.data.text.shards import SPLITS, prepare
+from experiments.data.text.index import FILE, Index, check_shards, read_index
+from experiments.data.text.shards import SPLITS, prepare, unlike_published
 from experiments.data.text.tokenizers import Tokenizer
 from experiments.errors import RunError, UserError
 
@@ -102,9 +103,16 @@ def open_tokens(name: str, split: str, root: Path | None = None) -> Tokens:
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     root = root or data_root()
-    folder = prepare(corpus(name), root)
+    wanted = corpus(name)
+    folder = prepare(wanted, root)
     index = read_index(folder / FILE)
     if index is None:
         raise RunError(f"{folder / FILE} is gone: somebody has removed it just now")
-    check_sizes(folder, index)
+    check_shards(root, folder, index)
+
+    def identity() -> Identity:
+        different = unlike_published(wanted, index)
+        return of_json(index.content, "its tokens") | ({"modified": different} if different else {})
+
+    note(wanted.name, identity)
     return Tokens(folder, index, split, root)

@@ -48,11 +48,11 @@ class Text:
         return str(self.corpus.folder(root).relative_to(root))
 
     def where(self, root: Path) -> str:
+        folder = self.corpus.folder(root)
         try:
             self.check(root)
         except UserError as error:
-            return f"MISSING: {error}"
-        folder = self.corpus.folder(root)
+            return f"{'UNUSABLE' if folder.exists() else 'MISSING'}: {error}"
         if (folder / "index.json").is_file():
             return f"tokens found in {folder}"
         return f"its tokens are made before the first run, in {folder}"

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from experiments.data.root import data_root
+
 
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
     """The data root, if it holds the folder asked for."""
 
     def find(folder: str) -> Path:
-        root = Path(os.environ.get("IVON_DATA", ""))
-        if "IVON_DATA" not in os.environ or not (root / folder).is_dir():
+        if not os.environ.get("IVON_DATA") or not (data_root() / folder).is_dir():
             pytest.skip(f"IVON_DATA names no folder with {folder}")
-        return root
+        return data_root()
 
     return find
 

@@ -1,7 +1,10 @@
 """Corrupted test sets, ready for batches: the published arrays if they are there, else our own."""
 
+import hashlib
+import io
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,18 +19,22 @@ from experiments.data.corruptions import (
     corrupt,
     corrupted_source,
     open_corrupted,
+    source,
 )
-from experiments.data.readers.cifar import CIFAR10, load
+from experiments.data.provenance import noted
+from experiments.data.readers.cifar import CIFAR10, CIFAR100, load
+from experiments.data.readers.safe_pickle import read_pickled_arrays
 from experiments.errors import UserError
 
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A folder in the layout of the archive, with 3 images per severity."""
+    """A folder in the layout of the archive, with 3 images per severity, declared not to be the archive."""
     monkeypatch.setattr(archive, "PER_SEVERITY", 3)
     monkeypatch.setattr(archive, "SHAPE", (15, 32, 32, 3))
     folder = tmp_path / "CIFAR-10-C"
     folder.mkdir()
+    (folder / "MODIFIED.txt").write_text("three images of noise")
     images = np.random.default_rng(0).integers(0, 256, (15, 32, 32, 3), dtype=np.uint8)
     np.save(folder / "fog.npy", images)
     np.save(folder / "labels.npy", np.tile(np.array([7, 0, 9], dtype=np.uint8), 5))
@@ -63,12 +70,15 @@ def test_several_corruptions_follow_each_other_and_may_be_cut_short(published, t
 
 
 def test_plans_say_where_the_images_come_from(published, tmp_path):
-    source = CorruptedImages(dataset="cifar10")
-    assert source.title == "CIFAR-10-C"
-    assert source.where(tmp_path) == f"found in {tmp_path / 'CIFAR-10-C'}"
-    elsewhere = source.where(tmp_path / "empty")
+    images = CorruptedImages(dataset="cifar10")
+    assert images.title == "CIFAR-10-C"
+    found = (
+        f"found in {tmp_path / 'CIFAR-10-C'}, not as published: three images of noise; without brightness.npy"
+    )
+    assert images.where(tmp_path).startswith(found)
+    elsewhere = images.where(tmp_path / "empty")
     assert "made from the published definitions" in elsewhere and "zenodo.org" in elsewhere
-    source.check(tmp_path / "empty")  # nothing the user has to bring
+    images.check(tmp_path / "empty")  # nothing the user has to bring
 
 
 def test_incomplete_or_foreign_arrays_are_explained(published, tmp_path):
@@ -81,6 +91,52 @@ def test_incomplete_or_foreign_arrays_are_explained(published, tmp_path):
     np.save(tmp_path / "CIFAR-10-C" / "snow.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(UserError, match="cannot read"):
         open_corrupted("cifar10", ["snow"], 2, device="cpu", root=tmp_path)
+
+
+def test_arrays_that_are_not_the_published_ones_are_refused_unless_declared(published, tmp_path, monkeypatch):
+    folder = tmp_path / "CIFAR-10-C"
+    notes = {}
+    with noted(notes.__setitem__):
+        open_corrupted("cifar10", ["fog"], 2, device="cpu", root=tmp_path)
+    assert notes["CIFAR-10-C"]["modified"] == "three images of noise"
+
+    (folder / "MODIFIED.txt").unlink()
+    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in ("labels.npy", "fog.npy")}
+    monkeypatch.setitem(source.MD5, "CIFAR-10-C", sums)
+    with noted(notes.__setitem__):
+        open_corrupted("cifar10", ["fog"], 2, device="cpu", root=tmp_path)
+    assert notes["CIFAR-10-C"]["digest"] == "md5:56bf5dcef84df0e2308c6dcbcbbd8499"
+
+    np.save(folder / "fog.npy", published[::-1])
+    images = CorruptedImages(dataset="cifar10")
+    asked = (images.check, partial(open_corrupted, "cifar10", ["fog"], 2, device="cpu"))
+    for ask in asked:
+        with pytest.raises(UserError, match=r"fog\.npy has md5 \w+, not .*zenodo\.org.*MODIFIED\.txt") as no:
+            ask(root=tmp_path)
+        assert "\n" not in str(no.value)
+    assert images.where(tmp_path).startswith(f"UNUSABLE: {folder / 'fog.npy'} has md5")
+    (folder / "labels.npy").unlink()
+    with pytest.raises(UserError, match=r"cannot read .*labels\.npy"):
+        images.check(tmp_path)
+
+
+def test_labels_of_an_archive_are_classes(published, tmp_path):
+    np.save(tmp_path / "CIFAR-10-C" / "labels.npy", np.full(15, 10, dtype=np.uint8))
+    with pytest.raises(UserError, match=r"labels\.npy: labels must be 0\.\.9, found 10\.\.10"):
+        open_corrupted("cifar10", ["fog"], 2, device="cpu", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("archive", "layout"), [("CIFAR-10-C", CIFAR10), ("CIFAR-100-C", CIFAR100)], ids=["10", "100"]
+)
+def test_the_public_sum_of_an_archives_labels_is_that_of_the_test_labels(archive, layout, real_data):
+    """Five times over, as NumPy writes them: whoever reads other labels reads another set."""
+    (file,) = layout.test_file
+    folder = layout.archive.folder
+    content = read_pickled_arrays(real_data(folder) / folder / file)
+    written = io.BytesIO()
+    np.save(written, np.tile(np.array(content[layout.labels_key], dtype=np.uint8), 5))
+    assert hashlib.md5(written.getvalue()).hexdigest() == source.MD5[archive]["labels.npy"]
 
 
 def test_digits_are_made_from_the_test_images_in_their_order(tmp_path):

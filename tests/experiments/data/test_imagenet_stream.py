@@ -1,6 +1,7 @@
 """ImageNet's listing and stream, on a tiny layout made from two real photographs."""
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -160,16 +161,70 @@ def test_listing_is_kept_and_follows_the_folder(photos, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train", "train.listing.npz"]
 
 
+@pytest.fixture
+def thousand(tmp_path):
+    """1,000 classes of one empty file in each split."""
+    for split in ("train", "val"):
+        for k in range(1000):
+            folder = tmp_path / "imagenet" / split / f"n{k:08d}"
+            folder.mkdir(parents=True)
+            (folder / f"{split}_{k}.JPEG").touch()
+    return tmp_path
+
+
 def test_what_is_missing_is_explained(tmp_path):
     with pytest.raises(UserError, match="0 class folders, not 1000") as caught:
         DATASETS["imagenet"].check(tmp_path)
     for part in (str(tmp_path / "imagenet" / "train"), "terms", "$IVON_DATA", "<wnid>/*.JPEG"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
-    (tmp_path / "imagenet" / "train").mkdir(parents=True)
-    (tmp_path / "imagenet" / "val").symlink_to("train")
-    for k in range(1000):
-        (tmp_path / "imagenet" / "train" / f"n{k:08d}").mkdir()
-    DATASETS["imagenet"].check(tmp_path)
-    with pytest.raises(UserError, match="holds 0 images, not 50000"):
-        open_split("imagenet", "test", device="cpu", root=tmp_path)
+
+
+def test_splits_have_the_same_classes_by_name(thousand):
+    """With labels by sorted place, one folder of another name would shift those of all that follow it."""
+    DATASETS["imagenet"].check(thousand)
+    train, val = thousand / "imagenet" / "train", thousand / "imagenet" / "val"
+    (val / "n00000012").rename(val / "tench")
+    for ask in (DATASETS["imagenet"].check, partial(open_split, "imagenet", "test", device="cpu")):
+        with pytest.raises(
+            UserError,
+            match=rf"{val} lacks the class n00000012, which {train} has; {val} has the class tench, which",
+        ) as caught:
+            ask(root=thousand)
+        assert "\n" not in str(caught.value)
+    assert DATASETS["imagenet"].where(thousand).startswith("UNUSABLE: ")
+    (val / "tench").rename(val / "n00000012")
+    (val / "stray").mkdir()
+    with pytest.raises(UserError, match=r"val has 1001 class folders, not 1000"):
+        DATASETS["imagenet"].check(thousand)
+
+
+def test_an_empty_class_and_a_misplaced_image_are_refused(thousand):
+    train = thousand / "imagenet" / "train"
+    with pytest.raises(UserError, match="holds 1000 images, not 50000"):
+        open_split("imagenet", "test", device="cpu", root=thousand)
+    image = train / "n00000007" / "train_7.JPEG"
+    image.rename(train / "n00000007" / "n00000008_7.JPEG")
+    with pytest.raises(
+        UserError, match=r"n00000008_7\.JPEG is by its name of the class n00000008, not of n0"
+    ):
+        open_split("imagenet", "train", device="cpu", root=thousand)
+    (train / "n00000007" / "n00000008_7.JPEG").unlink()
+    with pytest.raises(UserError, match=rf"{train} has no image of the class n00000007"):
+        DATASETS["imagenet"].check(thousand)
+    with pytest.raises(UserError, match=rf"{train} has no image of the class n00000007"):
+        list_images(train)
+
+
+def test_a_listing_tells_names_and_sizes_and_is_kept_elsewhere_if_need_be(photos, tmp_path, monkeypatch):
+    folder, cache = tmp_path / "train", tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    (folder / "n1").mkdir(parents=True)
+    (folder / "n1" / "a.JPEG").write_bytes(b"abc")
+    (tmp_path / "train.listing.npz").mkdir()  # in the way, as on a read-only disk
+    first = list_images(folder)
+    (kept,) = cache.rglob("train.listing.npz")
+    (folder / "n1" / "a.JPEG").write_bytes(b"abcd")  # which its folder does not show
+    assert list_images(folder).digest == first.digest, "the kept listing was not used"
+    kept.unlink()
+    assert list_images(folder).digest != first.digest

@@ -19,6 +19,7 @@ from experiments.data import DATASETS
 from experiments.data.ood import OOD_SETS, OodImages, flowers102, ood_sets_against, open_ood, svhn
 from experiments.data.ood.fetch import PublicFile, ensure
 from experiments.data.ood.parts import read_part, write_part
+from experiments.data.provenance import noted
 from experiments.errors import RunError, UserError
 
 EMBEDDED = [name for name, ood in OOD_SETS.items() if ood.against == ("digits",)]
@@ -79,19 +80,53 @@ def test_svhn_images_come_first_axis_first(digits_of_houses):
     assert images.sum() == images[:, 1, 2].sum()
 
 
-def test_files_that_are_not_svhn_are_explained(digits_of_houses, tmp_path):
+def test_files_that_are_not_svhn_are_explained(digits_of_houses):
     with pytest.raises(RunError, match=r"must be uint8 \(32, 32, 3, 26032\), found uint8 \(32, 32, 3, 5\)"):
-        svhn.load(tmp_path)
+        svhn.read_test(digits_of_houses, svhn.SIZE)
     whole = digits_of_houses.read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"no MATLAB file" * 99):
         digits_of_houses.write_bytes(content)
         with pytest.raises(RunError, match=r"cannot read .*test_32x32\.mat") as caught:
-            svhn.load(tmp_path)
+            svhn.read_test(digits_of_houses, 5)
         assert "\n" not in str(caught.value)
     for other in ({"Z": np.ones(3, dtype=np.uint8)}, {"X": np.array([{}], dtype=object)}):
         savemat(digits_of_houses, other)
         with pytest.raises(RunError, match="does not hold whole numbers named 'X'"):
-            svhn.load(tmp_path)
+            svhn.read_test(digits_of_houses, 5)
+
+
+@pytest.fixture
+def as_published(monkeypatch):
+    """`as_published(svhn, "TEST", file)`: from now on the sum of this file is the published one."""
+
+    def make(module, name, file):
+        md5 = hashlib.md5(file.read_bytes()).hexdigest()
+        monkeypatch.setattr(module, name, dataclasses.replace(getattr(module, name), md5=md5))
+        return md5
+
+    return make
+
+
+def test_damaged_files_of_the_right_size_are_refused(digits_of_houses, flowers, as_published, monkeypatch):
+    root, splits = digits_of_houses.parent, flowers.parent / "setid.mat"
+    monkeypatch.setattr(svhn, "SIZE", 5)
+    monkeypatch.setattr(flowers102, "SIZE", 2)
+    sums = {
+        "svhn": (digits_of_houses, as_published(svhn, "TEST", digits_of_houses)),
+        "flowers102": (splits, as_published(flowers102, "SPLITS", splits)),
+    }
+    for name, (file, md5) in sums.items():
+        OOD_SETS[name].check(root)
+        OOD_SETS[name].load(root)
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        for ask in (OOD_SETS[name].check, OOD_SETS[name].load):
+            with pytest.raises(
+                UserError, match=rf"{file} has md5 \w+, not {md5} as published: move it"
+            ) as no:
+                ask(root)
+            assert "ood-parts" in str(no.value) and "\n" not in str(no.value)
 
 
 @pytest.fixture
@@ -119,14 +154,18 @@ def test_flowers_are_reduced_to_their_middle_and_kept(flowers, capsys):
     assert images[:, 4:-4, 4:-4].mean(axis=(1, 2, 3)) == pytest.approx([140, 200], abs=1)
     assert images.min() > 50, "more than the middle is seen"  # the edge blends with the black beside it
     assert capsys.readouterr().err.count("decoding 2 images") == 1
-    (flowers / "image_00003.jpg").unlink()
+    damaged = flowers / "image_00003.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:300])
     assert np.array_equal(flowers102.read_test(flowers, splits, 2), images)
     assert capsys.readouterr().err == "", "decoded again"
     with pytest.raises(RunError, match="must name 6149 images, found 2"):
-        flowers102.load(flowers.parent.parent)
+        flowers102.read_test(flowers, splits, flowers102.SIZE)
     kept = flowers.parent / "test-32x32.npy"
-    kept.write_bytes(kept.read_bytes()[:-7])
+    kept.write_bytes(kept.read_bytes()[:-7] + b"\0" * 7)
     with pytest.raises(RunError, match=r"cannot read the image .*image_00003\.jpg"):
+        flowers102.read_test(flowers, splits, 2)
+    damaged.unlink()
+    with pytest.raises(UserError, match=r"lacks 1 of 2 test images, image_00003\.jpg first"):
         flowers102.read_test(flowers, splits, 2)
 
 
@@ -204,10 +243,15 @@ def test_a_part_stands_in_and_says_so(name, tmp_path):
     found = OOD_SETS[name].load(tmp_path)
     assert found.only == "4 images of noise"
     assert np.array_equal(found.images, images)
+    notes = {}
+    with noted(notes.__setitem__):
+        open_ood(name, device="cpu", root=tmp_path)
+    assert notes[name]["modified"] == "4 images of noise"
 
 
-def test_the_whole_set_comes_before_a_part(digits_of_houses, tmp_path, monkeypatch):
+def test_the_whole_set_comes_before_a_part(digits_of_houses, tmp_path, as_published, monkeypatch):
     monkeypatch.setattr(svhn, "SIZE", 5)
+    as_published(svhn, "TEST", digits_of_houses)
     images = np.zeros((1, 32, 32, 3), dtype=np.uint8)
     write_part(tmp_path, "svhn", OodImages(images=images, only="one"))
     assert svhn.load(tmp_path).only is None

@@ -49,7 +49,11 @@ def test_checksums_are_computed_once_and_again_when_a_file_has_changed(files, tm
     assert checksums(root, files) == [md5(file) for file in files]
 
 
-@pytest.mark.parametrize("damage", [b"", b"[1]", b"\xff", b'{"md5 a": [1], "md5 b/c": 3}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"[1]", b"\xff", b'{"md5 a": [1], "md5 b/c": 3}', b"[" * 100_000],
+    ids=["empty", "list", "no text", "other entries", "deep"],
+)
 def test_a_damaged_memory_costs_time_only(files, tmp_path, damage):
     root = tmp_path / "root"
     (root / ".checksums.json").write_bytes(damage)
@@ -66,7 +70,7 @@ def test_a_data_root_that_cannot_be_written_works(files, tmp_path, monkeypatch, 
         (tmp_path / "cache").touch()
     for _ in range(2):
         assert checksums(root, files) == [md5(file) for file in files]
-    kept = [path for path in tmp_path.rglob("checksums-*.json") if path.is_file()]
+    kept = [path for path in (tmp_path / "cache").rglob("*.json") if path.is_file()]
     assert len(kept) == (cache == "writable")
     if kept:
         kept[0].write_text(kept[0].read_text().replace(md5(files[0]), "remembered"))
@@ -124,7 +128,7 @@ def test_random_bytes_in_a_cifar_batch_are_refused_and_a_plan_says_so(small_cifa
         for part in (str(file), md5(file), published, "move the folder", "downloaded", "MODIFIED.txt"):
             assert part in str(caught.value)
         assert "\n" not in str(caught.value)
-    assert info.where(root).startswith(f"MISSING: {file} has MD5 {md5(file)}, not {published}")
+    assert info.where(root).startswith(f"UNUSABLE: {file} has md5 {md5(file)}, not {published}")
 
 
 def test_modified_data_are_declared_in_their_folder_and_named_in_records(small_cifar):

@@ -1,5 +1,6 @@
 """Corpora: their names, the user's folders in three formats, and splits that depend on the text alone."""
 
+import io
 import json
 import subprocess
 import sys
@@ -19,6 +20,23 @@ STORIES = [f"Story {n}: " + "once upon a time. " * (n % 5 + 1) for n in range(40
 def write_jsonl(folder: Path, texts: list[str], name: str = "a.jsonl") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text("".join(json.dumps({"text": text, "id": 3}) + "\n" for text in texts))
+
+
+def parquet_of(texts: list, kind: str = "string") -> bytes:
+    """A file with a column "text"; bytes are put there as they are, also into a column of strings."""
+    import pyarrow
+    from pyarrow import parquet
+
+    if isinstance(texts[0], int):
+        column = pyarrow.array(texts)
+    else:
+        raw = [text.encode() if isinstance(text, str) else text for text in texts]
+        column = pyarrow.array(raw, pyarrow.binary())
+        if kind == "string":
+            column = pyarrow.StringArray.from_buffers(len(column), *column.buffers()[1:], column.buffers()[0])
+    file = io.BytesIO()
+    parquet.write_table(pyarrow.table({"text": column}), file)
+    return file.getvalue()
 
 
 def documents(name: str, root: Path, split: str, skipped: int = 0) -> list[str]:
@@ -94,7 +112,12 @@ def test_split_depends_on_the_document_alone(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.txt", b"caf\xe9", r"a.txt is not UTF-8 \(byte 3\)"),
+        ("a.txt", b"caf\xe9", r"a.txt, line 1: byte 0xe9 is not UTF-8"),
+        ("a.txt", b"one\ntwo\n\ncaf\xe9\n", r"a.txt, line 4: byte 0xe9 is not UTF-8"),
+        ("a.txt", "text".encode("utf-16"), r"a.txt, line 1: byte 0xff is not UTF-8"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": "caf\xe9"}\n', r"a.jsonl, line 2: byte 0xe9 is not UTF-8"),
+        ("a.parquet", parquet_of([b"good", None, b"caf\xe9"]), r"a.parquet, row 3: byte 0xe9 is not UTF-8"),
+        ("a.parquet", parquet_of([1, 2]), 'a.parquet is no parquet file with a column "text" of text'),
         (
             "a.jsonl",
             b'{"text": "good"}\n\n{"txt": "bad"}\n',
@@ -107,8 +130,35 @@ def test_split_depends_on_the_document_alone(tmp_path):
 def test_a_broken_file_is_named(name, content, told, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / name).write_bytes(content)
-    with pytest.raises(RunError, match=told):
+    with pytest.raises(UserError, match=told) as caught:
         documents("text/bad", tmp_path, "train")
+    assert "\n" not in str(caught.value)
+
+
+WORDS = "caf\u00e9 \u4e2d\u6587 \U0001f600 \u2028 and more"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "marked"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_one_text_is_the_same_in_every_format(mark, end, tmp_path):
+    """Windows writes byte-order marks and line ends of its own; neither is a part of the text."""
+    texts = [f"{mark}{WORDS}", f"{mark}{WORDS} 2"]
+    raw = [text.encode() for text in texts]
+    lines = f'{{"text": "{WORDS}"}}{end}{{"text": "{mark}{WORDS} 2"}}{end}'
+    folders = {
+        "txt": {"1.txt": raw[0], "2.txt": raw[1]},
+        "jsonl": {"a.jsonl": f"{mark}{lines}".encode()},
+        "parquet": {"a.parquet": parquet_of(texts)},
+        "bytes": {"a.parquet": parquet_of(raw, "binary")},
+    }
+    for name, files in folders.items():
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_bytes(content)
+        found = documents(f"text/{name}", tmp_path, "train") + documents(f"text/{name}", tmp_path, "val")
+        assert sorted(found) == [WORDS, f"{WORDS} 2"], name
+    (tmp_path / "txt" / "2.txt").write_bytes(f"{mark}one{end}two{end}".encode())
+    assert "one\ntwo\n" in documents("text/txt", tmp_path, "train") + documents("text/txt", tmp_path, "val")
 
 
 def test_halves_of_characters_in_json_become_question_marks(tmp_path):

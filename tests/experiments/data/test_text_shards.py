@@ -15,9 +15,10 @@ import pytest
 
 from experiments.data.text import encode
 from experiments.data.text.corpora import Corpus, corpus
-from experiments.data.text.index import read_index
-from experiments.data.text.shards import prepare, verify
+from experiments.data.text.index import check_shards, read_index
+from experiments.data.text.shards import prepare
 from experiments.data.text.windows import open_tokens
+from experiments.engine.spec.language import Text
 from experiments.errors import RunError, UserError
 
 STORIES = [f"Story {n}: " + "once upon a time. " * (n % 5 + 1) for n in range(300)]
@@ -73,7 +74,7 @@ def test_shards_are_the_documents_each_with_its_end(tmp_path):
         assert sum(s.documents for s in shards) == len(texts)
         assert all(s.tokens >= 3000 for s in shards[:-1])
     assert len(index.splits["train"]) > 3
-    assert verify(folder) == index
+    check_shards(tmp_path, folder, index)
     assert set(contents(folder)) == {"index.json"} | {s.file for v in index.splits.values() for s in v}
 
 
@@ -123,9 +124,15 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(RunError, match=rf"shard {shard} has {len(good) - 2} bytes, not {len(good)}"):
         open_tokens(NAME, "train", tmp_path)
     shard.write_bytes(good[:-2] + b"\x01\x00")
-    open_tokens(NAME, "train", tmp_path)  # nobody reads 18 GB at each start
-    with pytest.raises(RunError, match=rf"shard {shard} has SHA-256 "):
-        verify(folder)
+    for split in ("train", "val"):
+        with pytest.raises(RunError, match=rf"shard {shard} has sha256 "):
+            open_tokens(NAME, split, tmp_path)
+    with pytest.raises(UserError, match=rf"shard {shard} has sha256 "):
+        corpus(NAME).check(tmp_path)  # before anything starts
+    assert Text(corpus(NAME)).where(tmp_path).startswith(f"UNUSABLE: shard {shard}")
+    shard.write_bytes(good)
+    open_tokens(NAME, "train", tmp_path)
+    assert Text(corpus(NAME)).where(tmp_path) == f"tokens found in {folder}"
     shard.unlink()
     with pytest.raises(RunError, match=rf"shard {shard}: No such file"):
         open_tokens(NAME, "val", tmp_path)
@@ -155,6 +162,21 @@ def test_text_that_has_changed_is_told_and_may_go(tmp_path):
     corpus(NAME).check(tmp_path)
 
 
+def test_text_of_the_same_size_is_other_text(tmp_path):
+    folder = make(write(tmp_path))
+    write(tmp_path, [story.replace("Story", "story") for story in STORIES])
+    with pytest.raises(UserError, match=r"has changed .*\(a.jsonl\): put it back"):
+        open_tokens(NAME, "train", tmp_path)
+
+    index = json.loads((folder / "index.json").read_text())  # as it was when it had sizes only
+    index["source"] = {name: what.partition(",")[0] for name, what in index["source"].items()}
+    (folder / "index.json").write_text(json.dumps(index))
+    open_tokens(NAME, "train", tmp_path)
+    write(tmp_path, STORIES + ["one more"])
+    with pytest.raises(UserError, match=r"has changed .*\(a.jsonl\)"):
+        open_tokens(NAME, "train", tmp_path)
+
+
 def test_text_that_changes_between_attempts_starts_anew(tmp_path):
     root = write(tmp_path / "cut", STORIES + ["one more"])
     with pytest.raises(KeyboardInterrupt):
@@ -168,7 +190,7 @@ def test_two_preparations_at_once_make_it_once(tmp_path, capfd):
         folders = list(pool.map(lambda _: make(tmp_path), range(4)))
     assert len(set(folders)) == 1
     assert capfd.readouterr().err.count("making tokens of text/stories:bytes") == 1
-    verify(folders[0])
+    open_tokens(NAME, "train", tmp_path)
 
 
 POOL = """
