@@ -17,7 +17,7 @@ from experiments.image_classification.captions import caption
 from experiments.image_classification.frames import measured, published
 from experiments.image_classification.grid import SEEDS
 from experiments.in_domain.table2 import predictor
-from experiments.metrics import METRICS, Metric
+from experiments.metrics import METRICS, POOLED_ECE
 from plots import severities
 
 METHODS = ("sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
@@ -28,13 +28,7 @@ REDUCED: dict[Scale, dict[str, Any]] = {
 }
 PANELS = {
     **{name: METRICS[name] for name in ("top1_acc", "nll", "ece")},
-    "ece_pooled": Metric(
-        name="ece_pooled",
-        title="ECE of all corruptions together",
-        unit="fraction",
-        higher_is_better=False,
-        digits=3,
-    ),
+    POOLED_ECE.name: POOLED_ECE,
 }
 
 

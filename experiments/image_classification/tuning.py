@@ -86,7 +86,7 @@ def trials_frame(store: Store, scale: Scale = "demo") -> pd.DataFrame:
         if record := store.done(spec):
             metrics = record["result"]["metrics"]
             rows.append({**row, "nll": metrics["nll"], "accuracy": metrics["top1_acc"]})
-        elif store.is_over(spec.train) and not store.done(spec.train):
+        elif (ended := store.load(spec.train)) and ended["failure"]:
             rows.append({**row, "nll": float("inf"), "accuracy": float("nan")})
     return pd.DataFrame(rows, columns=["method", *SETTINGS, "seed", "nll", "accuracy"])
 

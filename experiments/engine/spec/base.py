@@ -35,6 +35,12 @@ def known_name(name: str, known: list[str]) -> str:
     return name
 
 
+def digest(spec: dict[str, Any]) -> str:
+    """The id of a specification that is given as a record has it."""
+    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
 class Source(Protocol):
     """Data that a run reads."""
 
@@ -83,8 +89,7 @@ class Spec(BaseModel, ABC):
 
     @property
     def id(self) -> str:
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return digest(self.model_dump(mode="json"))
 
     @property
     @abstractmethod
@@ -125,6 +130,12 @@ class Spec(BaseModel, ABC):
         """Run it in its folder; returns what the record says. What it requires lies in folders of its own."""
 
 
+def shortened(text: str, most: int = 100) -> str:
+    """`text` in one line that is no longer than that."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def one_line(error: ValidationError, kinds: Collection[str] = ()) -> str:
     """The first complaint of pydantic in one line: field, value, what is allowed."""
     first = error.errors()[0]
@@ -134,5 +145,5 @@ def one_line(error: ValidationError, kinds: Collection[str] = ()) -> str:
     if first["type"] == "extra_forbidden":
         return f"{place}: no such field"
     value = first["input"]
-    shown = "" if isinstance(value, dict | BaseModel) else f"{value!r}: "
+    shown = "" if isinstance(value, dict | BaseModel) else f"{shortened(repr(value))}: "
     return f"{place or 'specification'}: {shown}{message[0].lower()}{message[1:]}"
