@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from experiments import RESULTS
 from experiments.data.root import data_root
 from experiments.engine import files
 from experiments.engine.artefact import Artefact, Scale, with_required
@@ -25,7 +26,6 @@ from experiments.errors import UserError
 from experiments.executors import executor
 from experiments.status import state_of
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 WAIT_SECONDS = 10.0  # between two looks at a cluster
 
 

@@ -54,6 +54,10 @@ class Store:
         """The record of `spec`, failed or not; None if there is none, or if it is damaged."""
         return self._read_or_name(self.path(spec))
 
+    def ids(self) -> set[str]:
+        """Those of all runs that have a record, be it damaged: sooner known than by asking for each."""
+        return {path.stem for path in self.root.glob("*/*.json")}
+
     def why_failed(self, spec: Spec) -> str:
         """Why the run is over without metrics, or what is wrong with its record; empty if neither is so."""
         try:

@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -87,9 +88,20 @@ class Spec(BaseModel, ABC):
 
     experiment: ClassVar[str]  # the folder of its records
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest(self.model_dump(mode="json"))
+
+    # Whoever copies is about to change a field, so the copy has to find its own id.
+    def __copy__(self) -> Self:
+        return self._without_id(super().__copy__())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self._without_id(super().__deepcopy__(memo))
+
+    def _without_id(self, copied: Self) -> Self:
+        copied.__dict__.pop("id", None)
+        return copied
 
     @property
     @abstractmethod
