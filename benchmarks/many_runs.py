@@ -80,7 +80,9 @@ def _fill(store: Store, seeds: int) -> int:
     left = []
     for number, (spec, record) in enumerate(runs):
         if number % 10:
-            store.path(spec).write_text(json.dumps({**record, "id": spec.id}))
+            store.path(spec).write_text(
+                json.dumps({**record, "id": spec.id, "spec": spec.model_dump(mode="json")})
+            )
         else:
             left.append(spec.id)
     folder = store.root / "slurm" / "ivon-261121-000000-000000"

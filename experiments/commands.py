@@ -1,25 +1,22 @@
 """The commands: list, plan, run, status, cancel, logs, render, publish, verify, sample, export."""
 
+from __future__ import annotations
+
 import argparse
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from experiments.artefacts import ARTEFACTS
-from experiments.data.root import data_root
-from experiments.engine import files
+from experiments import RESULTS
 from experiments.engine.artefact import SCALES, Artefact, Scale
-from experiments.engine.estimate import Throughput
-from experiments.engine.local import default_device
-from experiments.engine.record import Snapshot, Store
-from experiments.engine.spec import Spec, nearest
 from experiments.errors import UserError
 from experiments.executors import EXECUTORS, executor
 from experiments.paths import user_path
-from experiments.plan import plan, unmeasured
-from experiments.run import RESULTS, check_request, chosen, known_stores, run, show
-from experiments.status import logs, status
+
+if TYPE_CHECKING:
+    from experiments.engine.record import Store
+    from experiments.engine.spec import Spec
 
 DEFAULT_SCALE: Scale = "demo"
 
@@ -129,6 +126,9 @@ def command_line() -> Parser:
 
 
 def _artefact(args: argparse.Namespace) -> tuple[Artefact, Scale]:
+    from experiments.artefacts import ARTEFACTS
+    from experiments.engine.spec import nearest
+
     if args.artefact not in ARTEFACTS:
         raise UserError(f"unknown artefact {args.artefact!r}; {nearest(args.artefact, list(ARTEFACTS))}")
     artefact = ARTEFACTS[args.artefact]
@@ -136,6 +136,8 @@ def _artefact(args: argparse.Namespace) -> tuple[Artefact, Scale]:
 
 
 def _scale(name: str, allowed: tuple[Scale, ...]) -> Scale:
+    from experiments.engine.spec import nearest
+
     for scale in allowed:
         if scale == name:
             return scale
@@ -155,19 +157,30 @@ def _any_done(specs: Sequence[Spec], store: Store) -> bool:
 
 
 def _list(args: argparse.Namespace) -> int:
+    from experiments.artefacts import ARTEFACTS
+    from experiments.engine.record import Store
+
     store = Store(args.runs)
     known: dict[str, bool] = {}  # artefacts share runs
+    over = store.ids()
     for artefact in ARTEFACTS.values():
         states = []
         for scale in artefact.scales:
             specs = {spec.id: spec for spec in artefact.specs(scale)}
-            known |= {run: store.done(spec) is not None for run, spec in specs.items() if run not in known}
+            new = [run for run in specs if run not in known]
+            known |= {run: run in over and store.done(specs[run]) is not None for run in new}
             states.append(f"{scale} {sum(known[run] for run in specs)}/{len(specs)}")
         print(f"{artefact.name:12} {artefact.title:60} {', '.join(states)}")
     return 0
 
 
 def _plan(args: argparse.Namespace) -> int:
+    from experiments.engine.estimate import Throughput
+    from experiments.engine.local import default_device
+    from experiments.engine.record import Store
+    from experiments.plan import plan, unmeasured
+    from experiments.run import check_request, chosen, known_stores
+
     artefact, scale = _artefact(args)
     store, specs = Store(args.runs), chosen(artefact.specs(scale), args.only, args.set)
     check_request(specs, args)
@@ -177,6 +190,7 @@ def _plan(args: argparse.Namespace) -> int:
     )
     device = cluster.device if cluster else default_device()
     if args.measure:
+        from experiments.data.root import data_root
         from experiments.engine.measure import measure
 
         for spec in unmeasured(specs, Throughput(known, device)):
@@ -192,10 +206,16 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from experiments.run import run
+
     return run(*_artefact(args), args)
 
 
 def _status(args: argparse.Namespace) -> int:
+    from experiments.engine.record import Store
+    from experiments.run import chosen
+    from experiments.status import status
+
     artefact, scale = _artefact(args)
     for line in status(chosen(artefact.specs(scale), args.only, args.set), Store(args.runs)):
         print(line)
@@ -203,6 +223,9 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _cancel(args: argparse.Namespace) -> int:
+    from experiments.engine.record import Store
+    from experiments.run import chosen
+
     artefact, scale = _artefact(args)
     specs = chosen(artefact.specs(scale), args.only, args.set)
     for line in executor("slurm").cancel(specs, Store(args.runs)):
@@ -211,6 +234,10 @@ def _cancel(args: argparse.Namespace) -> int:
 
 
 def _logs(args: argparse.Namespace) -> int:
+    from experiments.artefacts import ARTEFACTS
+    from experiments.engine.record import Store
+    from experiments.status import logs
+
     specs = [
         spec for artefact in ARTEFACTS.values() for scale in artefact.scales for spec in artefact.specs(scale)
     ]
@@ -220,6 +247,11 @@ def _logs(args: argparse.Namespace) -> int:
 
 
 def _render(args: argparse.Namespace) -> int:
+    from experiments.artefacts import ARTEFACTS
+    from experiments.engine import files
+    from experiments.engine.record import Snapshot
+    from experiments.run import show
+
     if args.source == "runs":
         store, root = Snapshot(args.runs), args.runs / "artefacts"
     else:
@@ -245,6 +277,8 @@ def _render(args: argparse.Namespace) -> int:
 
 
 def _publish(args: argparse.Namespace) -> int:
+    from experiments.engine.record import Store
+
     artefact, scale = _artefact(args)
     specs = artefact.specs(scale)
     copied = Store(args.runs).copy_to(Store(RESULTS / "reference"), specs)
@@ -257,9 +291,10 @@ def _publish(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from experiments.engine.record import Snapshot
     from experiments.verify import verdicts
 
-    store = Store(args.runs if args.source == "runs" else RESULTS / "reference")
+    store = Snapshot(args.runs if args.source == "runs" else RESULTS / "reference")
     print(verdicts(_scale(args.scale, SCALES), store))
     return 0
 
@@ -272,6 +307,7 @@ def _sample(args: argparse.Namespace) -> int:
         args.prompt.encode()
     except UnicodeEncodeError:  # Python keeps bytes that it cannot decode as halves of characters
         raise UserError(f"--prompt {args.prompt!r}: must be UTF-8") from None
+    from experiments.engine.record import Store
     from experiments.gpt2.demonstration import language_run, write_and_doubt
 
     store = Store(args.runs)
@@ -291,6 +327,7 @@ def _sample(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     if args.folder.exists():
         raise UserError(f"folder {args.folder}: is there already; name another one")
+    from experiments.engine.record import Store
     from experiments.gpt2.demonstration import export_mean, language_run
 
     store = Store(args.runs)

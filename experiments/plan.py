@@ -18,8 +18,10 @@ def plan(specs: list[Spec], store: Store, known: list[Store], device: str) -> It
     trainings = [spec for spec in specs if isinstance(spec, Training)]
     looks = [spec for spec in specs if not isinstance(spec, Training)]
     for some, title in ((trainings, "trainings"), (looks, "evaluations")):
-        done = sum(store.is_over(spec) for spec in some)
-        yield f"{title}: {len(some) - done} to do, {done} of {len(some)} over"
+        over = [spec for spec in some if store.is_over(spec)]
+        damaged = sum(store.load(spec) is None for spec in over)
+        said = f", {damaged} with a damaged record, which has to be removed first" if damaged else ""
+        yield f"{title}: {len(some) - len(over)} to do, {len(over) - damaged} of {len(some)} over{said}"
     left = [spec for spec in specs if not store.is_over(spec)]
     yield from _time(left, store, Throughput(known, device), "GPU" if device == "cuda" else "CPU core")
     for kind in dict.fromkeys(type(spec) for spec in left if isinstance(spec, Training)):

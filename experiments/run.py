@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from experiments import RESULTS
 from experiments.data.root import data_root
 from experiments.engine import files
 from experiments.engine.artefact import Artefact, Scale, with_required
@@ -25,7 +26,6 @@ from experiments.errors import UserError
 from experiments.executors import executor
 from experiments.status import state_of
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 WAIT_SECONDS = 10.0  # between two looks at a cluster
 
 
@@ -108,7 +108,7 @@ def _finish(
         print("nothing to draw: what it shows could not be run", file=sys.stderr)
     else:
         folder = files.writable_folder(args.runs / "artefacts" / scale)
-        show(artefact.render(scale, Snapshot(store.root), folder))
+        show(artefact.render(scale, Snapshot.of(store), folder))
     return 1 if failed else 0
 
 
@@ -207,11 +207,7 @@ def _changed(specs: list[Spec], changes: dict[str, str]) -> list[Spec]:
 
 def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str] | None:
     """What failed, by spec id; None if somebody stopped it."""
-    failed = {}
-    for spec in specs:
-        record = store.load(spec)
-        if record and record["failure"]:
-            failed[spec.id] = record["failure"]["reason"]
+    failed = {spec.id: why for spec in specs if (why := store.why_failed(spec))}
     missing = [spec for spec in specs if not store.is_over(spec)]
     if not missing:
         print(f"nothing to run: {len(specs)} of {len(specs)} runs are over", file=sys.stderr)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.engine import lock, log
+from experiments.engine import lock, log, news
 from experiments.engine.record import Store
 from experiments.engine.spec import Spec, parse_spec
 from experiments.errors import UserError
@@ -35,9 +35,11 @@ def status(specs: list[Spec], store: Store) -> Iterator[str]:
 
 def state_of(spec: Spec, store: Store, cluster: Any = None) -> str:
     """`done`, `failed: why`, `running`, `stopped`, `waiting` ...: from files and a cluster's queue."""
-    record, folder = store.load(spec), store.folder(spec)
-    if record:
+    folder = store.folder(spec)
+    if record := store.load(spec):
         return f"failed: {record['failure']['reason']}" if record["failure"] else "done"
+    if damage := store.why_failed(spec):
+        return f"damaged: {damage}"
     told = cluster.of(spec) if cluster else None
     if told:
         return told + (_progress(folder) if told.startswith("running") else "")
@@ -45,19 +47,18 @@ def state_of(spec: Spec, store: Store, cluster: Any = None) -> str:
         return f"running{_progress(folder)}"
     last = log.last(folder)
     if last.get("event") == "failed":
-        return f"failed: {last['why']}"
+        return f"failed: {last.get('why', 'its log does not say why')}"
     return "stopped at a checkpoint" if any(folder.glob("checkpoint-*.pt")) else "waiting"
 
 
 def _progress(folder: Path) -> str:
-    try:
-        news = json.loads((folder / "progress.json").read_text())
-    except (FileNotFoundError, ValueError):  # not there, or damaged
+    latest = news.read(folder)
+    if latest is None:
         return ""
-    if "at" not in news:
-        return f" ({100 * news['fraction']:.0f} %)"
-    left = news["seconds"] * (1 - news["fraction"]) / max(news["fraction"], 1e-9)
-    return f" ({news['at']}, {left / 60:.0f} min left)"
+    if "at" not in latest or "seconds" not in latest:
+        return f" ({100 * latest['fraction']:.0f} %)"
+    left = latest["seconds"] * (1 - latest["fraction"]) / max(latest["fraction"], 1e-9)
+    return f" ({latest['at']}, {left / 60:.0f} min left)"
 
 
 def logs(wanted: str, specs: list[Spec], store: Store) -> Iterator[str]:

@@ -26,6 +26,7 @@ LOG = VENV / "setup.log"
 CONSTRAINTS = ROOT / "constraints.txt"
 EXTRAS = "experiments,nlp,slurm,dev"
 IMPORTED_BY_EVERY_RUN = (
+    "experiments.artefacts",
     "ivon",
     "torch._dynamo",
     "pandas",

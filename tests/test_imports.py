@@ -1,6 +1,7 @@
 """Which room may import which, and what must do without PyTorch."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,45 @@ def test_imports_without_torch(module: str) -> None:
     code = f"import sys; sys.modules['torch'] = None; import {module}"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
+
+
+# They compute and draw: a second and more to import, on a cluster's disk many.
+HEAVY = {"torch", "matplotlib", "pandas", "scipy", "torchvision", "transformers", "sklearn", "PIL"}
+AFTER_EACH = """
+import contextlib, io, json, sys
+from experiments.__main__ import main
+for arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(arguments)
+    print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+REFERENCE = str(ROOT / "results" / "reference")
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        ["--help", "run --help"],
+        [
+            "list --runs {nothing}",
+            f"list --runs {REFERENCE}",
+            "status table1 --runs {nothing}",
+            f"status table8 --scale paper --only model=resnet20 --runs {REFERENCE}",
+            "logs 0 --runs {nothing}",
+            "cancel table1 --runs {nothing}",
+            "plan fig3c --runs {nothing}",
+        ],
+    ],
+    ids=["help", "records and logs"],
+)
+def test_commands_import_no_library_that_they_do_not_need(commands: list[str], tmp_path: Path) -> None:
+    asked = [command.format(nothing=tmp_path).split() for command in commands]
+    answer = subprocess.run(
+        [sys.executable, "-c", AFTER_EACH, json.dumps(asked)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "Traceback" not in answer.stderr
+    seen = [set(line.split()) for line in answer.stdout.splitlines()]
+    assert [sorted(names & HEAVY) for names in seen] == [[] for _ in commands]
+    assert all("experiments" in names for names in seen)
+    if "--help" in commands:
+        assert all("pydantic" not in names for names in seen)

@@ -1,14 +1,18 @@
 """Reliability diagrams of all methods of Table 2, mixtures included (ours): other looks at its records."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, MixtureSpec
 from experiments.image_classification.captions import caption
-from experiments.image_classification.frames import Look, measured, reliability_frame
 from experiments.in_domain.table2 import TABLE2
-from plots import reliability_panels
+
+if TYPE_CHECKING:
+    from experiments.image_classification.frames import Look
 
 
 def _runs(scale: Scale) -> list[Look]:
@@ -16,6 +20,9 @@ def _runs(scale: Scale) -> list[Look]:
 
 
 def _draw(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.image_classification.frames import measured, reliability_frame
+    from plots import reliability_panels
+
     specs = _runs(scale)
     frame = measured(reliability_frame(specs, store), "reliability", scale)
     words = caption("Reliability diagrams of the methods of Table 2.", scale, specs, store)

@@ -4,21 +4,14 @@ them is a matter of one number fitted afterwards (ours; the paper has no such ta
 
 from pathlib import Path
 
-import pandas as pd
-
-from experiments.calibration.frames import PREDICTED, SCALED, mean_temperatures, temperature_frame
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TemperatureSpec
 from experiments.image_classification.captions import caption
-from experiments.image_classification.frames import measured, method_label, pairs_of
 from experiments.in_domain.table2 import TABLE2
 from experiments.metrics import METRICS
-from plots import before_after, tables
-from plots.comparison import CELL
 
 COLUMNS = ("top1_acc", "nll", "ece", "brier")
-NOTHING_PUBLISHED = pd.DataFrame(columns=[*CELL, "value", "std", "unit", "n_seeds", "source"])
 
 
 def _runs(scale: Scale) -> list[TemperatureSpec]:
@@ -26,6 +19,8 @@ def _runs(scale: Scale) -> list[TemperatureSpec]:
 
 
 def _words(specs: list[TemperatureSpec], store: Store) -> str:
+    from experiments.calibration.frames import mean_temperatures
+
     means = mean_temperatures(specs, store)
     found = ", ".join(f"{method} {mean:.2f}" for method, mean in means.items())
     return (
@@ -37,6 +32,13 @@ def _words(specs: list[TemperatureSpec], store: Store) -> str:
 
 
 def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    import pandas as pd
+
+    from experiments.calibration.frames import PREDICTED, SCALED, temperature_frame
+    from experiments.image_classification.frames import measured, method_label, pairs_of
+    from plots import before_after, tables
+    from plots.comparison import CELL
+
     specs = _runs(scale)
     frame = measured(temperature_frame(specs, store), "temperature", scale)
     metrics = {name: METRICS[name] for name in COLUMNS}
@@ -44,7 +46,7 @@ def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
     blocks = frame.assign(model=frame["model"] + ", " + frame["side"]).drop(columns="side")
     rows = tables.make_table(
         blocks,
-        NOTHING_PUBLISHED,
+        pd.DataFrame(columns=[*CELL, "value", "std", "unit", "n_seeds", "source"]),  # nothing is published
         metrics,
         pairs=[
             (dataset, f"{model}, {side}")

@@ -8,17 +8,14 @@ ones.
 from pathlib import Path
 from typing import Any
 
-from experiments.corruptions.frames import of_whole_seeds, severity_frame
 from experiments.data.corruptions import CORRUPTIONS, SEVERITIES, WITHOUT_LENGTHS
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import CorruptedSpec
 from experiments.image_classification.captions import caption
-from experiments.image_classification.frames import measured, published
 from experiments.image_classification.grid import SEEDS
 from experiments.in_domain.table2 import predictor
-from experiments.metrics import METRICS, Metric
-from plots import severities
+from experiments.metrics import METRICS, POOLED_ECE
 
 METHODS = ("sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
 REDUCED: dict[Scale, dict[str, Any]] = {
@@ -28,13 +25,7 @@ REDUCED: dict[Scale, dict[str, Any]] = {
 }
 PANELS = {
     **{name: METRICS[name] for name in ("top1_acc", "nll", "ece")},
-    "ece_pooled": Metric(
-        name="ece_pooled",
-        title="ECE of all corruptions together",
-        unit="fraction",
-        higher_is_better=False,
-        digits=3,
-    ),
+    POOLED_ECE.name: POOLED_ECE,
 }
 
 
@@ -49,6 +40,8 @@ def _runs(scale: Scale) -> list[CorruptedSpec]:
 
 def _words(specs: list[CorruptedSpec], store: Store) -> str:
     """Which images and corruptions are shown, where they come from, and what the paper has."""
+    from experiments.image_classification.frames import published
+
     names, images = specs[0].corruptions, specs[0].images
     words = [f"means over the {len(names)} corruptions"]
     if len(names) < len(CORRUPTIONS):
@@ -81,6 +74,10 @@ def _origin(source: str, names: tuple[str, ...]) -> str:
 
 
 def _draw(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.corruptions.frames import of_whole_seeds, severity_frame
+    from experiments.image_classification.frames import measured
+    from plots import severities
+
     specs = _runs(scale)
     found = measured(severity_frame(specs, store), "fig7", scale)
     frame = of_whole_seeds(found)

@@ -3,19 +3,20 @@
 The paper's row of VOGN has settings that are lost. Any do for its cost, which does not depend on them.
 """
 
-from pathlib import Path
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from baselines.settings import VOGN
-from experiments.cost.frames import PROTOCOL_EPOCHS, cost_frame, pair_of, ratio_frame
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import CostSpec, TrainSpec
 from experiments.gpt2.grid import training
-from experiments.image_classification.frames import measured, published
 from experiments.in_domain.table2 import in_domain_training
-from plots import cost_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS = {  # the paper's four, then others
     "adamw": "AdamW",
@@ -85,6 +86,10 @@ def language_cost_specs(scale: Scale) -> list[CostSpec]:
 
 def paper_ratios(costs: pd.DataFrame) -> pd.DataFrame:
     """The published ratios, and those of the published hours where none is printed, network by network."""
+    import pandas as pd
+
+    from experiments.image_classification.frames import published
+
     ratios = published("table6_ratios")
     ratio_of = {(row["model"], row["method"]): row for row in ratios.to_dict("records")}
     hours = costs[costs["metric"] == "runtime"].dropna(subset="value")
@@ -108,6 +113,8 @@ def paper_ratios(costs: pd.DataFrame) -> pd.DataFrame:
 
 def _measured_on(specs: list[CostSpec], store: Store) -> str:
     """Device and clock, for each network by itself where they are not the same."""
+    from experiments.cost.frames import pair_of
+
     networks: dict[str, list[str]] = {}
     for spec in specs:
         if record := store.done(spec):
@@ -120,6 +127,8 @@ def _measured_on(specs: list[CostSpec], store: Store) -> str:
 
 
 def _words(specs: list[CostSpec], scale: Scale, store: Store) -> str:
+    from experiments.cost.frames import PROTOCOL_EPOCHS
+
     spec, language = specs[:2]
     where = "" if scale == "paper" else f"scale {scale}; "
     missing = sum(store.done(s) is None for s in specs)
@@ -138,6 +147,12 @@ def _words(specs: list[CostSpec], scale: Scale, store: Store) -> str:
 
 
 def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    import pandas as pd
+
+    from experiments.cost.frames import cost_frame, ratio_frame
+    from experiments.image_classification.frames import measured, published
+    from plots import cost_table
+
     spec, labels = cost_spec(scale), list(METHODS.values())
     both = [(spec, labels), *((s, list(LANGUAGE_METHODS.values())) for s in language_cost_specs(scale))]
     costs = measured(pd.concat([cost_frame(s, names, store) for s, names in both]), "table6", scale)

@@ -4,19 +4,20 @@ At test the networks are those of Table 2, trained with one draw a step, and one
 draws. In training a network is trained for each number of draws, and predicts with 64.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from experiments.draws.frames import draws_frame, of_whole_seeds, published_draws
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import DrawSweepSpec, EvalSpec, TrainSpec
 from experiments.image_classification.captions import caption
-from experiments.image_classification.frames import measured
 from experiments.image_classification.grid import SEEDS, evaluations
 from experiments.in_domain.table2 import in_domain_training
-from plots import by_draws
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_AT_TEST: dict[Scale, int] = {"demo": 128, "small": 64, "paper": 512}
 IN_TRAINING: dict[Scale, tuple[int, ...]] = {
@@ -70,6 +71,10 @@ def _words(scale: Scale, paper: pd.DataFrame) -> str:
 
 
 def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.draws.frames import draws_frame, of_whole_seeds, published_draws
+    from experiments.image_classification.frames import measured
+    from plots import by_draws
+
     paper = published_draws()
     found = measured(draws_frame(_at_test(scale), _in_training(scale), store), "fig4", scale)
     frame = of_whole_seeds(found)

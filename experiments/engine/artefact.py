@@ -2,14 +2,17 @@
 records.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from experiments.engine.claims import Claim
-from experiments.engine.record import Store
-from experiments.engine.spec import Spec
+if TYPE_CHECKING:
+    from experiments.engine.claims import Claim
+    from experiments.engine.record import Store
+    from experiments.engine.spec import Spec
 
 Scale = Literal["demo", "small", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -36,8 +39,12 @@ class Artefact:
 def with_required(specs: Iterable[Spec]) -> list[Spec]:
     """These runs and all that they need, each once and after what it needs."""
     found: dict[str, Spec] = {}
-    for spec in specs:
-        for needed in with_required(spec.requires):
-            found.setdefault(needed.id, needed)
-        found.setdefault(spec.id, spec)
+    _collect(specs, found)
     return list(found.values())
+
+
+def _collect(specs: Iterable[Spec], found: dict[str, Spec]) -> None:
+    for spec in specs:
+        if spec.id not in found:
+            _collect(spec.requires, found)
+            found[spec.id] = spec

@@ -73,6 +73,8 @@ def _read(path: Path, spec_id: str) -> tuple[dict[str, Any], str]:
         owner, state = content["spec_id"], content["state"]
     except Exception as error:  # whatever a file that is none of ours makes torch.load raise
         return {}, f"is not one of this program ({type(error).__name__})"
+    if not (isinstance(owner, str) and isinstance(state, dict)):
+        return {}, "is not one of this program (its content is of other types)"
     return (state, "") if owner == spec_id else ({}, f"belongs to run {owner}")
 
 

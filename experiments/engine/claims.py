@@ -1,11 +1,14 @@
 """The paper's claims as code: records in, verdict out."""
 
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
 
-import pandas as pd
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from experiments.metrics import METRICS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Verdict = Literal["holds", "does not hold", "not enough evidence"]
 CONFIDENCE = 0.95

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
@@ -10,9 +10,30 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from experiments import strict_json
+from experiments.engine import news
 from experiments.engine.record import Store
-from experiments.engine.spec import Spec, Training, parse_spec
+from experiments.engine.record_check import OPEN, Machine, OfKind, Positive, Steps
+from experiments.engine.spec import Spec, Training, one_line, parse_spec
 from experiments.errors import UserError
+
+MEASURED = "measured.json"  # in a folder of a store's `throughput`
+
+
+@with_config(OPEN)
+class Measured(TypedDict):
+    """A short measurement of a training; see `measure`."""
+
+    spec: OfKind
+    seconds: Positive
+    steps: Steps
+    machine: Machine
+
+
+_MEASURED: TypeAdapter[Measured] = TypeAdapter(Measured)
 
 
 @dataclass(frozen=True)
@@ -36,12 +57,13 @@ class Throughput:
             for record in store.all():
                 if not record["failure"]:
                     self._learn(record["spec"], record["result"], record["machine"])
-            for path in sorted((store.root / "throughput").glob("*/measured.json")):
-                measured = json.loads(path.read_text())
-                self._learn(measured["spec"], measured, measured["machine"])
+            for path in sorted((store.root / "throughput").glob(f"*/{MEASURED}")):
+                if measured := _measurement(path):
+                    self._learn(measured["spec"], measured, measured["machine"])
 
     def _learn(self, spec: dict[str, Any], result: dict[str, Any], machine: dict[str, Any]) -> None:
-        if machine["device"].startswith("CPU") != (self._device == "cpu"):
+        known = "device" in machine and "processes" in machine and "seconds" in result
+        if not known or machine["device"].startswith("CPU") != (self._device == "cpu"):
             return
         try:
             pace = parse_spec(spec).pace
@@ -72,6 +94,16 @@ class Throughput:
         return None
 
 
+def _measurement(path: Path) -> Any:
+    """None if the file is damaged, which is said."""
+    try:
+        return _MEASURED.validate_python(strict_json.parse(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        what = f"has a wrong value: {one_line(error)}" if isinstance(error, ValidationError) else error
+        print(f"left out: measurement {path} {what}; remove it to measure again", file=sys.stderr)
+        return None
+
+
 def checkpoint_bytes(spec: Training, parameters: int) -> int:
     """What the two checkpoints that a run keeps take on disk: weights and the method's numbers, in fp32."""
     return 2 * 4 * parameters * spec.method.numbers_per_weight
@@ -81,7 +113,5 @@ def fraction_done(folder: Path) -> float:
     """How much of a run its last checkpoint holds, as far as its latest news tell."""
     if not any(folder.glob("checkpoint-*.pt")):
         return 0.0
-    try:
-        return json.loads((folder / "progress.json").read_text())["fraction"]
-    except (OSError, ValueError, KeyError):  # no news, or half written
-        return 0.0
+    latest = news.read(folder)
+    return latest["fraction"] if latest else 0.0

@@ -9,16 +9,41 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from experiments import strict_json
 from experiments.data.corruptions import corrupted_source, open_corrupted
 from experiments.engine import files
 from experiments.engine.distributed import Group
 from experiments.engine.evaluate import predict, trained_network
 from experiments.engine.record import REACHED
+from experiments.engine.record_check import OPEN, AtLeast0, Diagram, Metrics
 from experiments.engine.spec import CorruptedSpec
 from experiments.engine.watch import Stopped, Watch
 from experiments.metrics.classification import classification_metrics, reliability
 
 METRICS = ("top1_acc", "nll", "ece", "brier")  # the paper's, App. C.3
+
+
+class Found(TypedDict):
+    """Under one corruption."""
+
+    metrics: Metrics
+    reliability: Diagram
+
+
+@with_config(OPEN)
+class Reached(TypedDict):
+    """What an attempt leaves for the next one."""
+
+    source: str
+    checkpoint: str
+    seconds: AtLeast0
+    corruptions: dict[str, Found]
+
+
+_REACHED: TypeAdapter[Reached] = TypeAdapter(Reached)
 
 
 def evaluate_corrupted(
@@ -106,10 +131,10 @@ def _reached(folder: Path, seen: dict[str, str]) -> dict[str, Any]:
     """The corruptions of an earlier attempt, if it saw the same: images of this source, this network."""
     new = {**seen, "seconds": 0.0, "corruptions": {}}
     try:
-        old = json.loads((folder / REACHED).read_text())
+        old = _REACHED.validate_python(strict_json.parse((folder / REACHED).read_bytes()))
     except (OSError, ValueError):  # none yet, or damaged
         return new
-    return old if seen.items() <= old.items() else new
+    return dict(old) if seen.items() <= old.items() else new
 
 
 def _part_of(watch: Watch, spec: CorruptedSpec, done: int, now: int, seconds: Callable[[], float]) -> Watch:

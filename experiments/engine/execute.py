@@ -15,10 +15,12 @@ from experiments.engine import lock, log
 from experiments.engine.data_read import data_read
 from experiments.engine.distributed import Group
 from experiments.engine.machine import is_of_lost_device, machine_facts, reset_peak_memory
+from experiments.engine.news import write as write_news
 from experiments.engine.record import REACHED, Store
 from experiments.engine.revision import SUBMITTED, git_revision
 from experiments.engine.spec import Spec
 from experiments.engine.watch import Diverged, Stopped, Watch
+from experiments.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,8 @@ def execute(spec: Spec, store: Store, group: Group, watch: Watch) -> Outcome:
                 return Outcome("failed", text)
         # Whoever removes the record wants the run repeated, not what this one has found.
         (folder / REACHED).unlink(missing_ok=True)
-    record = store.load(spec)
-    assert record is not None  # just written, or there before
-    failure = record["failure"]
-    return Outcome("failed", failure["reason"]) if failure else Outcome("done")
+    why = store.why_failed(spec)  # of a record just written, or there before
+    return Outcome("failed", why) if why else Outcome("done")
 
 
 def _attempt(spec: Spec, store: Store, group: Group, watch: Watch) -> None:
@@ -90,7 +90,10 @@ def _attempt(spec: Spec, store: Store, group: Group, watch: Watch) -> None:
         machine["revisions"] = revisions
     if SUBMITTED in os.environ:
         machine["submitted"] = json.loads(os.environ[SUBMITTED])
-    store.add(spec, {"failure": failure, "result": result, "machine": machine, "data": data})
+    record = {"failure": failure, "result": result, "machine": machine, "data": data}
+    if why_not := store.objection(spec, record):
+        raise RunError(f"what came out cannot be recorded: it {why_not}")
+    store.add(spec, record)
     log.note(folder, "over", failure=failure)
 
 
@@ -112,12 +115,7 @@ def _noting_progress(watch: Watch, folder: Path) -> Watch:
         if time.monotonic() - last < watch.progress_seconds:
             return
         last = time.monotonic()
-        temporary = folder / ".progress.tmp"
-        try:
-            temporary.write_text(json.dumps(news))
-            os.replace(temporary, folder / "progress.json")
-        except OSError:  # a full disk; it is only news, and the next checkpoint will tell
-            temporary.unlink(missing_ok=True)
+        write_news(folder, news)
         watch.progress(news)
 
     return replace(watch, progress=progress)

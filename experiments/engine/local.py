@@ -136,9 +136,8 @@ class Launcher:
 
     def _finish(self, spec: Spec) -> None:
         self._pending.pop(spec.id, None)
-        record = self.store.load(spec)
-        if record and record["failure"]:
-            self.failed[spec.id] = record["failure"]["reason"]
+        if why := self.store.why_failed(spec):
+            self.failed[spec.id] = why
         self.display.end(spec, self.failed.get(spec.id, ""))
 
     def _assign(self) -> None:

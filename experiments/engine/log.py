@@ -3,10 +3,31 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from experiments import strict_json
 
 NAME = "log.jsonl"
+
+
+@with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
+class Event(TypedDict):
+    """What readers of a log rely on."""
+
+    event: str
+    time: Annotated[float, Field(ge=0, le=1e11)]  # seconds since 1970
+    why: NotRequired[str]
+    traceback: NotRequired[str]
+    git: NotRequired[str | None]
+    spec: NotRequired[dict[str, Any]]
+
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 def note(folder: Path, event: str, **details: Any) -> None:
@@ -24,17 +45,13 @@ def note(folder: Path, event: str, **details: Any) -> None:
 def events(folder: Path) -> list[dict[str, Any]]:
     """All events so far; a line that is damaged, half written by whoever was killed there, is left out."""
     try:
-        lines = (folder / NAME).read_text(errors="replace").splitlines()
-    except FileNotFoundError:
+        lines = (folder / NAME).read_bytes().splitlines()
+    except OSError:  # none yet, or not ours to read
         return []
     found = []
     for line in lines:
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(event, dict) and "event" in event and "time" in event:
-            found.append(event)
+        with suppress(ValueError):
+            found.append(dict(_EVENT.validate_python(strict_json.parse(line))))
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 
 from experiments.engine import files
 from experiments.engine.distributed import single
+from experiments.engine.estimate import MEASURED
 from experiments.engine.machine import fix_arithmetic, machine_facts
 from experiments.engine.record import Store, encode
 from experiments.engine.spec import Training
@@ -43,5 +44,5 @@ def measure(spec: Training, store: Store, device: str) -> dict[str, Any]:
     }
     folder = store.root / "throughput" / spec.id
     folder.mkdir(parents=True, exist_ok=True)
-    files.replace(folder / "measured.json", encode(measured))
+    files.replace(folder / MEASURED, encode(measured))
     return measured

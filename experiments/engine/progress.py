@@ -1,13 +1,15 @@
 """What a person sees while runs go on: bars in a terminal, plain lines elsewhere."""
 
+from __future__ import annotations
+
 import sys
 import time
-from typing import Any, Protocol
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any, Protocol
 
 from experiments.engine.spec import Spec
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 PLAIN_SECONDS = 10.0  # between two plain lines about the same run
 
@@ -135,6 +137,9 @@ class Bars:
     """A bar over all runs and one for each run under way."""
 
     def __init__(self, specs: list[Spec]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
         self._work = Work(specs)
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(

@@ -6,11 +6,8 @@ from pathlib import Path
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import LanguageSpec, PerplexitySpec
-from experiments.gpt2.frames import caption, draws_frame, history_frame
 from experiments.gpt2.grid import SEEDS, SIZES, training
 from experiments.gpt2.tuning import TUNING
-from experiments.image_classification.frames import measured, published
-from plots import language_curves, perplexity_by_draws
 
 METHODS = ("adamw", "ivon")
 PRECISIONS: dict[Scale, tuple[str, ...]] = {
@@ -49,6 +46,10 @@ def _draws_runs(scale: Scale) -> list[PerplexitySpec]:
 
 
 def _draw_fig1a(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.gpt2.frames import history_frame
+    from experiments.image_classification.frames import measured, published
+    from plots import language_curves
+
     specs = _runs(scale)
     # On GPUs a run has its own; on CPUs others run beside it, and Table 6 alone compares speeds.
     hours = scale == "paper"
@@ -59,6 +60,10 @@ def _draw_fig1a(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 
 def _draw_fig2a(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.gpt2.frames import history_frame
+    from experiments.image_classification.frames import measured
+    from plots import language_curves
+
     specs = _runs(scale)
     words = _caption("Figure 2a: training loss", scale, specs, store)
     frame = measured(history_frame(specs, store), "fig2a", scale)
@@ -66,6 +71,10 @@ def _draw_fig2a(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 
 def _draw_fig2b(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.gpt2.frames import history_frame
+    from experiments.image_classification.frames import measured
+    from plots import language_curves
+
     specs = _precision_runs(scale)
     words = _caption(
         "Figure 2b: training loss by precision. bf16 autocast computes in bfloat16 with weights in fp32; "
@@ -79,6 +88,10 @@ def _draw_fig2b(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 
 def _draw_fig2c(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.gpt2.frames import draws_frame
+    from experiments.image_classification.frames import measured
+    from plots import perplexity_by_draws
+
     specs = _draws_runs(scale)
     words = _caption(
         "Figure 2c: perplexity of the average prediction over posterior draws, in percent of that at the "
@@ -92,6 +105,8 @@ def _draw_fig2c(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 
 def _caption(what: str, scale: Scale, specs: Sequence[LanguageSpec | PerplexitySpec], store: Store) -> str:
+    from experiments.gpt2.frames import caption
+
     lost = "" if what.startswith("Figure 1a") else " The published values were not recovered."
     return caption(f"{what}.{lost}", scale, specs, store)
 

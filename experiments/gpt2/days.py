@@ -57,8 +57,7 @@ def measured_utilisation(stores: Iterable[Store]) -> dict[Hashable, float]:
     """By what is alike: the median of our records of trainings on GPUs whose peak is known."""
     seen: dict[Hashable, list[float]] = {}
     for store in stores:
-        for path in sorted((store.root / LanguageSpec.experiment).glob("*.json")):
-            record = store.read(path)
+        for record in store.all(LanguageSpec.experiment):
             if record["spec"]["kind"] == "language" and record["result"].get("mfu"):
                 with suppress(UserError):  # of another version of this program
                     spec = parse_spec(record["spec"])

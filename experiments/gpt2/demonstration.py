@@ -14,7 +14,7 @@ import torch
 from baselines.settings import IVON
 from experiments.data.text.windows import Tokens, open_tokens
 from experiments.engine.distributed import single
-from experiments.engine.record import Store
+from experiments.engine.record import DamagedRecord, Store
 from experiments.engine.spec import LanguageSpec, parse_spec
 from experiments.engine.watch import Watch
 from experiments.errors import UserError
@@ -28,13 +28,20 @@ SEED = 0
 
 def language_run(wanted: str, store: Store) -> LanguageSpec:
     """The finished training whose id begins so; UserError if there is not just one."""
-    found = []
+    found, unusable = [], ""
     for path in sorted((store.root / LanguageSpec.experiment).glob("*.json")):
         if not path.stem.startswith(wanted):
             continue
-        record = store.read(path)
-        if record["spec"]["kind"] == "language" and not record["failure"]:
-            found.append(parse_spec(record["spec"]))
+        try:
+            record = store.read(path)
+            if record["spec"]["kind"] == "language" and not record["failure"]:
+                found.append(parse_spec(record["spec"]))
+        except DamagedRecord as damaged:
+            unusable = str(damaged)
+        except UserError as error:
+            unusable = f"run {path.stem} is of another version of this program ({error})"
+    if unusable and not found:
+        raise UserError(unusable)
     if len(found) != 1:
         what = "no finished training" if not found else f"{len(found)} trainings"
         raise UserError(f"run {wanted!r}: {what} of a language model; `status fig1a` shows their ids")

@@ -34,12 +34,20 @@ def model_label(spec: LanguageSpec) -> str:
     return PAPER_LABELS.get(spec.model) or f"GPT-2, {size.blocks} blocks of width {size.width}"
 
 
+def perplexity(nll: float) -> float:
+    """Infinite where the loss (nats) is too large for its exponential."""
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
+
+
 def history_frame(specs: Sequence[LanguageSpec], store: Store) -> pd.DataFrame:
     """dataset, model, method, precision, seed, step, tokens, hours (of training alone), train_nll, nll,
     perplexity (of the validation text): a row a look.
     """
     rows = [
-        {**_run(spec), **point, "hours": seconds / 3600, "perplexity": math.exp(point["nll"])}
+        {**_run(spec), **point, "hours": seconds / 3600, "perplexity": perplexity(point["nll"])}
         for spec in specs
         if (record := store.done(spec))
         for point, seconds in zip(
@@ -52,7 +60,7 @@ def history_frame(specs: Sequence[LanguageSpec], store: Store) -> pd.DataFrame:
 def draws_frame(specs: Sequence[PerplexitySpec], store: Store) -> pd.DataFrame:
     """dataset, model, method, precision, seed, draws (0: the mean), nll, perplexity: a row a number."""
     rows = [
-        {**_run(spec.train), "draws": draws, "nll": nll, "perplexity": math.exp(nll)}
+        {**_run(spec.train), "draws": draws, "nll": nll, "perplexity": perplexity(nll)}
         for spec in specs
         if (record := store.done(spec))
         for draws, nll in [

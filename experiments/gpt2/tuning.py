@@ -10,16 +10,12 @@ of a training. `grid.SCALED_LR` holds the winners, and a test compares it with t
 import math
 from pathlib import Path
 
-import pandas as pd
-
 from experiments.data.text.corpora import corpus
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import LanguageSpec
 from experiments.gpt2.grid import SCALED, training
-from experiments.image_classification.frames import measured
 from experiments.image_classification.methods import LABELS
-from plots import tables
 
 RATES = {
     "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
@@ -77,6 +73,11 @@ def _loss(spec: LanguageSpec, store: Store) -> float | None:
 
 
 def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    import pandas as pd
+
+    from experiments.image_classification.frames import measured
+    from plots import tables
+
     rows = [
         {
             "method": LABELS[spec.method.name],

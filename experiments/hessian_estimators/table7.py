@@ -4,22 +4,23 @@ SG is there twice: the paper's text has the squared gradient of the mini-batch, 
 multiplies it by the effective sample size.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from experiments.cost.frames import cost_frame, pair_of
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import CostSpec, EvalSpec, TrainSpec
 from experiments.image_classification.captions import caption
-from experiments.image_classification.frames import measured, metrics_frame, published
 from experiments.image_classification.grid import SEEDS
 from experiments.image_classification.methods import TEST_DRAWS
 from experiments.in_domain.table2 import in_domain_training
 from experiments.metrics import METRICS, Metric
-from plots import table_figure, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ESTIMATORS = {
     "price": "Reparameterisation (IVON)",
@@ -79,6 +80,11 @@ def _runs(scale: Scale) -> list[EvalSpec | CostSpec]:
 
 def frame(scale: Scale, store: Store) -> pd.DataFrame:
     """dataset, model, method, seed, metric, value: quality, time (ms, median) and memory (MB) of a step."""
+    import pandas as pd
+
+    from experiments.cost.frames import cost_frame
+    from experiments.image_classification.frames import metrics_frame
+
     parts = [metrics_frame([spec], store).assign(method=ESTIMATORS[name]) for name, spec in looks(scale)]
     for spec in costs(scale):
         cost = cost_frame(spec, list(ESTIMATORS.values()), store)
@@ -89,6 +95,10 @@ def frame(scale: Scale, store: Store) -> pd.DataFrame:
 
 
 def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.cost.frames import pair_of
+    from experiments.image_classification.frames import measured, published
+    from plots import table_figure, tables
+
     specs = _runs(scale)
     ours = measured(frame(scale, store), "table7", scale)
     paper = published("table7").replace({"method": PUBLISHED_AS})

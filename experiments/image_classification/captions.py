@@ -34,7 +34,7 @@ def caption(
     diverged = {key for key, train in trainings.items() if (r := store.load(train)) and r["failure"]}
     records = [record for spec in specs if (record := store.done(spec))]
     hopeless = [not diverged.isdisjoint(needed.id for needed in with_required([spec])) for spec in specs]
-    over = [lost or store.is_over(spec) for spec, lost in zip(specs, hopeless, strict=True)]
+    over = [lost or store.load(spec) is not None for spec, lost in zip(specs, hopeless, strict=True)]
 
     devices = sorted({record["machine"]["device"] for record in records})
     protocol = f"{_protocol(scale)}, {_seeds(specs, drawn or _seeds_over(specs, over))}"

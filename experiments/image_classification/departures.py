@@ -1,13 +1,17 @@
 """What a table of the paper's scale says when our numbers are not the published ones."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from experiments.engine.artefact import Scale
-from plots.comparison import compare
-from plots.tables import Described
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from plots.tables import Described
 
 DEVIATIONS = 2.0
 
@@ -39,6 +43,8 @@ def departures(
     """
     if scale != "paper":
         return ""
+    from plots.comparison import compare
+
     numbers = compare(ours, paper, metrics)
     found = []
     for row in numbers.dropna(subset=["mean", "paper_value"]).itertuples():

@@ -8,15 +8,7 @@ from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.image_classification.captions import caption
-from experiments.image_classification.frames import (
-    by_split,
-    history_frame,
-    measured,
-    published,
-    reliability_frame,
-)
 from experiments.image_classification.grid import SEEDS, TABLE1_PAIRS, evaluations, training
-from plots import overfitting, reliability, validation_error
 
 # At `paper` Figures 1b and 1c show ImageNet; AdamW overfits most on TinyImageNet.
 FIGURE1_PAIR = {scale: pairs[0] for scale, pairs in TABLE1_PAIRS.items()}
@@ -45,6 +37,9 @@ def _overfitting(scale: Scale) -> list[TrainSpec]:
 
 
 def _draw_fig1b(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.image_classification.frames import history_frame, measured, published
+    from plots import validation_error
+
     specs = _fig1b(scale)
     words = caption("Figure 1b: validation error over training.", scale, specs, store)
     frame = measured(history_frame(specs, store), "fig1b", scale)
@@ -52,6 +47,9 @@ def _draw_fig1b(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 
 def _draw_fig1c(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.image_classification.frames import measured, published, reliability_frame
+    from plots import reliability
+
     specs = _fig1c(scale)
     words = caption("Figure 1c: reliability diagram. Seeds are pooled.", scale, specs, store)
     frame = measured(reliability_frame(specs, store), "fig1c", scale)
@@ -59,6 +57,9 @@ def _draw_fig1c(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 
 def _draw_overfitting(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.image_classification.frames import by_split, history_frame, measured
+    from plots import overfitting
+
     specs = _overfitting(scale)
     what = f"Overfitting: loss on training and test images over training. {TRAINING}"
     words = caption(what, scale, specs, store)

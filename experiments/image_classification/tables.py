@@ -2,9 +2,12 @@
 and SGD.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.claims import Claim
@@ -12,14 +15,6 @@ from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec
 from experiments.image_classification.captions import caption
 from experiments.image_classification.departures import departures
-from experiments.image_classification.frames import (
-    Look,
-    measured,
-    methods_of,
-    metrics_frame,
-    pairs_of,
-    published,
-)
 from experiments.image_classification.grid import (
     GRID_METHODS,
     GRID_SEEDS,
@@ -30,7 +25,9 @@ from experiments.image_classification.grid import (
     grid_pairs,
 )
 from experiments.metrics import METRICS
-from plots import table_figure, tables
+
+if TYPE_CHECKING:
+    from experiments.image_classification.frames import Look
 
 COLUMNS = ("top1_acc", "top5_acc", "nll", "ece", "brier")
 BETTER = tuple(
@@ -58,6 +55,15 @@ def table(
     """A table of metrics beside the paper's, and the same as a figure; `words` go under both."""
 
     def render(scale: Scale, store: Store, folder: Path) -> list[Path]:
+        from experiments.image_classification.frames import (
+            measured,
+            methods_of,
+            metrics_frame,
+            pairs_of,
+            published,
+        )
+        from plots import table_figure, tables
+
         specs = runs(scale)
         ours, paper = measured(metrics_frame(specs, store), name, scale), published(name)
         metrics = {key: METRICS[key] for key in COLUMNS}

@@ -12,19 +12,20 @@ most a third as wide as IVON's is at the start, since a wider range would choose
 small, where the other methods keep the paper's settings, the same search is declared for VOGN on CIFAR-10.
 """
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.image_classification.captions import caption
-from experiments.image_classification.frames import measured
 from experiments.image_classification.grid import TABLE1_METHODS, evaluations, training
 from experiments.image_classification.methods import CIFAR, LABELS
-from plots import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The slow ones late: AdaHessian and VOGN take as long as the first three together.
 METHODS: dict[Scale, tuple[str, ...]] = {
@@ -78,6 +79,8 @@ def trials_frame(store: Store, scale: Scale = "demo") -> pd.DataFrame:
     """method, lr, damping (NaN: none), seed, nll (nats), accuracy (percent) on the held-out images; a
     diverged run has infinite NLL.
     """
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     for spec in _trials(scale):
         method = spec.train.method
@@ -86,7 +89,7 @@ def trials_frame(store: Store, scale: Scale = "demo") -> pd.DataFrame:
         if record := store.done(spec):
             metrics = record["result"]["metrics"]
             rows.append({**row, "nll": metrics["nll"], "accuracy": metrics["top1_acc"]})
-        elif store.is_over(spec.train) and not store.done(spec.train):
+        elif (ended := store.load(spec.train)) and ended["failure"]:
             rows.append({**row, "nll": float("inf"), "accuracy": float("nan")})
     return pd.DataFrame(rows, columns=["method", *SETTINGS, "seed", "nll", "accuracy"])
 
@@ -106,6 +109,11 @@ def winners(trials: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _render(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    import pandas as pd
+
+    from experiments.image_classification.frames import measured
+    from plots import tables
+
     trials = measured(trials_frame(store, scale), "tuning", scale)
     means = means_over_seeds(trials)
     shown = means.assign(

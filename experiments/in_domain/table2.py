@@ -5,16 +5,21 @@ scripts. A deep ensemble is the mean prediction of five networks of SGD, Multi-I
 The settings of VOGN are chosen here, on held-out images of the demo (`tuning`): the paper's are lost.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from baselines.settings import SGD
 from experiments.engine.artefact import Scale
 from experiments.engine.claims import Claim
 from experiments.engine.spec import EvalSpec, MixtureSpec, TrainSpec
-from experiments.image_classification.frames import Look
 from experiments.image_classification.grid import SEEDS, evaluations, training
 from experiments.image_classification.methods import TEST_DRAWS
 from experiments.image_classification.tables import table
+
+if TYPE_CHECKING:
+    from experiments.image_classification.frames import Look
 
 METHODS = ("adamw", "sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
 SGD_LR = 0.2

@@ -9,26 +9,20 @@ themselves, so images of equal score are accepted together. Needs numpy and, whe
 import numpy as np
 from numpy.typing import ArrayLike
 
-from experiments.metrics import Metric
+from experiments.metrics import OOD_METRICS
+
+__all__ = [
+    "OOD_METRICS",
+    "confidence",
+    "detection_error",
+    "fpr_as_released",
+    "fpr_at_tpr",
+    "ood_metrics",
+    "predictive_entropy",
+]
 
 TPR = 0.95
 RELEASED_TPR = 0.9505  # up to where the released code averages
-
-OOD_METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric(name="fpr_at_95tpr", title="FPR95", unit="percent", higher_is_better=False, digits=2),
-        Metric(
-            name="fpr_released", title="FPR95 as released", unit="percent", higher_is_better=False, digits=2
-        ),
-        Metric(
-            name="detection_error", title="Detection error", unit="percent", higher_is_better=False, digits=2
-        ),
-        Metric(name="auroc", title="AUROC", unit="percent", higher_is_better=True, digits=2),
-        Metric(name="aupr_in", title="AUPR in", unit="percent", higher_is_better=True, digits=2),
-        Metric(name="aupr_out", title="AUPR out", unit="percent", higher_is_better=True, digits=2),
-    )
-}
 
 
 def ood_metrics(inside: ArrayLike, outside: ArrayLike) -> dict[str, float]:

@@ -10,13 +10,10 @@ from experiments.engine.record import Store
 from experiments.engine.spec import OodSpec
 from experiments.image_classification.captions import caption
 from experiments.image_classification.departures import departures
-from experiments.image_classification.frames import measured, published
 from experiments.image_classification.grid import SEEDS
 from experiments.image_classification.methods import LABELS
 from experiments.in_domain.table2 import predictor
-from experiments.metrics.ood import OOD_METRICS
-from experiments.ood.frames import block_of, entropy_frame, metrics_frame
-from plots import entropy_ridges, table_figure, tables
+from experiments.metrics import OOD_METRICS
 
 METHODS = ("sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
 DATASET: dict[Scale, str] = {"demo": "digits", "small": "cifar10", "paper": "cifar10"}
@@ -43,6 +40,10 @@ def words_of(scale: Scale, specs: list[OodSpec], store: Store) -> str:
 
 
 def _table3(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.image_classification.frames import measured, published
+    from experiments.ood.frames import block_of, metrics_frame
+    from plots import table_figure, tables
+
     specs = _runs(scale)
     ours, paper = measured(metrics_frame(specs, store), "table3", scale), published("table3")
     pairs = list(dict.fromkeys((block_of(s)["dataset"], block_of(s)["model"]) for s in specs))
@@ -64,6 +65,10 @@ def _table3(scale: Scale, store: Store, folder: Path) -> list[Path]:
 
 
 def _fig3(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.image_classification.frames import measured
+    from experiments.ood.frames import entropy_frame
+    from plots import entropy_ridges
+
     specs = _runs(scale)
     frame = measured(entropy_frame(specs, store), "fig3ab", scale)
     words = caption(

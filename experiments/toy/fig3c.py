@@ -1,18 +1,18 @@
 """Figure 3c: what AdamW, IVON and Hamiltonian Monte Carlo say of a function between the data."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from baselines.settings import IVON, AdamW
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec.toy import HMC, RegressionSpec
-from experiments.image_classification.frames import measured
 from experiments.toy.missing import missing
-from plots import predictive_bands
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LABELS = {"adamw": "AdamW", "ivon": "IVON", "hmc": "HMC"}
 LARGEST_INPUT = 2.0
@@ -36,6 +36,9 @@ RUNS = (
 
 def _curves(specs: tuple[RegressionSpec, ...], store: Store) -> pd.DataFrame:
     """method, part, x, y, std, observed_std: what `plots.predictive_bands` draws."""
+    import numpy as np
+    import pandas as pd
+
     rows: list[dict[str, object]] = []
     for spec in specs:
         if not (record := store.done(spec)):
@@ -55,6 +58,8 @@ def _curves(specs: tuple[RegressionSpec, ...], store: Store) -> pd.DataFrame:
 
 def spreads(spec: RegressionSpec, result: dict[str, Any]) -> tuple[float, float]:
     """Standard deviation of the predicted function, its means over the gap and over the inputs beside it."""
+    import numpy as np
+
     grid, std = np.array(result["grid"]), np.array(result["std"])
     low, high = spec.gap
     gap = (low < grid) & (grid < high)
@@ -62,6 +67,9 @@ def spreads(spec: RegressionSpec, result: dict[str, Any]) -> tuple[float, float]
 
 
 def _fig3c(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.image_classification.frames import measured
+    from plots import predictive_bands
+
     frame = measured(_curves(RUNS, store), "fig3c", scale)
     first, ivon, hmc = RUNS
     words = [

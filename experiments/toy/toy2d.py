@@ -6,19 +6,22 @@ minima. A fourth of the width in two dimensions makes the sharp minimum the deep
 0.8 / 0.6^2) with a fourth of the mass. The starts are a regular grid, symmetric about the middle.
 """
 
-from pathlib import Path
+from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from baselines.settings import IVON, SGD, AdamW
 from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec.toy import SurfaceSpec, Well
-from experiments.image_classification.frames import measured
 from experiments.toy.missing import missing
 from experiments.toy.surface import log_density
-from plots import surface_paths
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 SHARP = Well(centre=(-1.0, 0.0), width=0.15, mass=0.2)
 FLAT = Well(centre=(1.0, 0.0), width=0.6, mass=0.8)
@@ -45,6 +48,8 @@ RUNS = {
 
 def _paths(store: Store) -> pd.DataFrame:
     """panel, start, step, x, y, std_x, std_y, end: what `plots.surface_paths` draws."""
+    import pandas as pd
+
     columns = ["step", "x", "y", "std_x", "std_y"]
     rows = [
         {"panel": panel, "start": start, **dict(zip(columns, point, strict=False)), "end": end_of(path)}
@@ -61,16 +66,21 @@ def end_of(path: list[list[float]]) -> str:
     """The minimum within a width of which a path ends; the two circles do not meet."""
     _, x, y, *_ = path[-1]
     for name, well in (("sharp", SHARP), ("flat", FLAT)):
-        if np.hypot(x - well.centre[0], y - well.centre[1]) < well.width:
+        if math.hypot(x - well.centre[0], y - well.centre[1]) < well.width:
             return name
     return "neither"
 
 
 def _loss(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    import numpy as np
+
     return -np.logaddexp(log_density(x, y, SHARP), log_density(x, y, FLAT))
 
 
 def _toy2d(scale: Scale, store: Store, folder: Path) -> list[Path]:
+    from experiments.image_classification.frames import measured
+    from plots import surface_paths
+
     frame = measured(_paths(store), "toy2d", scale)
     words = (
         "A loss of two weights (dark: high) whose sharp minimum, on the left, is the deeper one, although "

@@ -214,8 +214,9 @@ def test_broken_record_is_one_line_with_a_remedy(tmp_path, capsys):
     spec = ARTEFACTS["table1"].specs("demo")[0]
     store.path(spec).parent.mkdir()
     store.path(spec).write_text("{")
-    assert main(["status", "table1", "--runs", str(tmp_path)]) == 1
+    assert main(["status", "table1", "--runs", str(tmp_path)]) == 0
     said = capsys.readouterr()
+    assert f"{spec.id}  damaged: record " in said.out
     assert said.err.count("\n") == 1
     assert str(store.path(spec)) in said.err
     assert "remove it" in said.err
@@ -238,6 +239,12 @@ def test_render_before_the_first_run_is_one_line(tmp_path, capsys):
         ('{"event": "failed", "time": 1, "why": "no"}\n{"event": "started", "time": 2}\n', "waiting"),
         ('{"event": "failed", "why": "no"}\n[]\n', "waiting"),  # not written by this program
         ('{"event": "sta', "waiting"),  # the disk was full
+        ('{"event": "failed", "time": 1}\n', "failed: its log does not say why"),
+        ('{"event": "failed", "time": "now", "why": "no"}\n', "waiting"),
+        ('{"event": "failed", "time": 1e999, "why": "no"}\n', "waiting"),
+        ('{"event": "failed", "time": 1, "why": ["no"]}\n', "waiting"),
+        ("[" * 200_000 + "\n", "waiting"),
+        ('{"event": "failed", "time": 1, "why": "first"}\n' + "[" * 200_000 + "\n", "failed: first"),
     ],
 )
 def test_status_reads_the_log(log, state, tmp_path, capsys):

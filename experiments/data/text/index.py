@@ -4,8 +4,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+
+from experiments import strict_json
 from experiments.data.checksums import checksums
 from experiments.data.readers.disk import written_whole
 from experiments.errors import RunError
@@ -13,18 +16,22 @@ from experiments.errors import RunError
 FILE = "index.json"
 FORMAT = 1
 BYTES_PER_TOKEN = 2  # unsigned, little-endian
+STRICT = ConfigDict(strict=True, extra="forbid")
+Count = Annotated[int, Field(ge=0)]
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """One file of tokens: whole documents, each followed by the end of text."""
 
-    file: str
-    tokens: int
-    documents: int
+    file: Annotated[str, Field(pattern=r"^[^/]+$")]  # of the same folder
+    tokens: Count
+    documents: Count
     sha256: str
 
 
+@with_config(STRICT)
 @dataclass(frozen=True, kw_only=True)
 class Index:
     """The shards of each split in their order, and what they were made of.
@@ -34,8 +41,8 @@ class Index:
 
     corpus: str
     tokenizer: str
-    vocabulary: int
-    end_of_text: int
+    vocabulary: Count
+    end_of_text: Count
     source: dict[str, str]
     versions: dict[str, str]
     splits: dict[str, tuple[Shard, ...]] = field(default_factory=dict)
@@ -56,6 +63,9 @@ class Index:
         return {"tokenizer": self.tokenizer, "vocabulary": self.vocabulary, "shards": shards}
 
 
+_INDEX = TypeAdapter(Index)
+
+
 def write_index(file: Path, index: Index) -> None:
     """Whole or not at all."""
     with written_whole(file) as temporary:
@@ -67,17 +77,17 @@ def write_index(file: Path, index: Index) -> None:
 def read_index(file: Path) -> Index | None:
     """The index; None if there is no such file."""
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = strict_json.parse(file.read_bytes())
         if content.pop("format") != FORMAT:
             raise RunError(f"{file} is of another version of this program: remove {file.parent}")
-        splits = {name: tuple(Shard(**s) for s in shards) for name, shards in content.pop("splits").items()}
-        return Index(**content, splits=splits)
+        return _INDEX.validate_json(json.dumps(content))  # JSON, as it has no tuples
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RunError(f"cannot read {file}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"{file} is damaged ({error}): remove {file.parent}, and it is made again") from None
+        what = " ".join(str(error).split())[:200]
+        raise RunError(f"{file} is damaged ({what}): remove {file.parent}, and it is made again") from None
 
 
 def check_sizes(folder: Path, index: Index) -> None:

@@ -6,7 +6,7 @@ result. `protocol` is raised by hand when code changes results.
 """
 
 import json
-from functools import reduce
+from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any
 
@@ -58,15 +58,17 @@ KINDS = {
     "regression": RegressionSpec,
     "surface": SurfaceSpec,
 }
-_ADAPTER: TypeAdapter[Spec] = TypeAdapter(
-    Annotated[reduce(or_, KINDS.values()), Field(discriminator="kind")]  # type: ignore[valid-type]
-)
+
+
+@cache
+def _adapter() -> TypeAdapter[Spec]:
+    return TypeAdapter(Annotated[reduce(or_, KINDS.values()), Field(discriminator="kind")])  # type: ignore[valid-type]
 
 
 def parse_spec(data: dict[str, Any]) -> Spec:
     """The specification that `model_dump` turned into `data`; UserError in one line otherwise."""
     try:
         # JSON, because strict validation accepts from JSON what JSON cannot say more exactly.
-        return _ADAPTER.validate_json(json.dumps(data))
+        return _adapter().validate_json(json.dumps(data))
     except ValidationError as error:
         raise UserError(one_line(error, KINDS)) from None

@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,6 +34,12 @@ def known_name(name: str, known: list[str]) -> str:
     if name not in known:
         raise ValueError(f"unknown; {nearest(name, known)}")
     return name
+
+
+def digest(spec: dict[str, Any]) -> str:
+    """The id of a specification that is given as a record has it."""
+    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 class Source(Protocol):
@@ -81,10 +88,20 @@ class Spec(BaseModel, ABC):
 
     experiment: ClassVar[str]  # the folder of its records
 
-    @property
+    @cached_property
     def id(self) -> str:
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return digest(self.model_dump(mode="json"))
+
+    # Whoever copies is about to change a field, so the copy has to find its own id.
+    def __copy__(self) -> Self:
+        return self._without_id(super().__copy__())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self._without_id(super().__deepcopy__(memo))
+
+    def _without_id(self, copied: Self) -> Self:
+        copied.__dict__.pop("id", None)
+        return copied
 
     @property
     @abstractmethod
@@ -125,6 +142,12 @@ class Spec(BaseModel, ABC):
         """Run it in its folder; returns what the record says. What it requires lies in folders of its own."""
 
 
+def shortened(text: str, most: int = 100) -> str:
+    """`text` in one line that is no longer than that."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
 def one_line(error: ValidationError, kinds: Collection[str] = ()) -> str:
     """The first complaint of pydantic in one line: field, value, what is allowed."""
     first = error.errors()[0]
@@ -134,5 +157,5 @@ def one_line(error: ValidationError, kinds: Collection[str] = ()) -> str:
     if first["type"] == "extra_forbidden":
         return f"{place}: no such field"
     value = first["input"]
-    shown = "" if isinstance(value, dict | BaseModel) else f"{value!r}: "
+    shown = "" if isinstance(value, dict | BaseModel) else f"{shortened(repr(value))}: "
     return f"{place or 'specification'}: {shown}{message[0].lower()}{message[1:]}"

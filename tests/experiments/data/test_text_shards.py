@@ -136,6 +136,19 @@ def test_damage_is_named(tmp_path):
     shard.unlink()
     with pytest.raises(RunError, match=rf"shard {shard}: No such file"):
         open_tokens(NAME, "val", tmp_path)
+    whole = json.loads((folder / "index.json").read_text())
+    for damaged in (
+        "[" * 200_000,
+        "[]",
+        json.dumps({**whole, "vocabulary": "257"}),
+        json.dumps({**whole, "splits": {"train": [{**whole["splits"]["train"][0], "tokens": -4}]}}),
+        json.dumps({**whole, "splits": {"train": [{**whole["splits"]["train"][0], "file": "../x"}]}}),
+        json.dumps({**whole, "splits": None}),
+    ):
+        (folder / "index.json").write_text(damaged)
+        with pytest.raises(RunError, match=r"index.json is damaged .* remove") as caught:
+            open_tokens(NAME, "train", tmp_path)
+        assert "\n" not in str(caught.value)
     (folder / "index.json").write_text("{")
     with pytest.raises(RunError, match=r"index.json is damaged .* remove"):
         open_tokens(NAME, "val", tmp_path)

@@ -105,12 +105,23 @@ def test_both_damaged_is_a_fresh_start(folder):
     [
         bytes_of({"spec_id": "b" * 16, "step": 99, "state": state(99)}),
         bytes_of({"weights": torch.zeros(3)}),
+        bytes_of({"spec_id": torch.zeros(3), "step": 99, "state": state(99)}),
+        bytes_of({"spec_id": RUN, "step": 99, "state": [99]}),
         bytes_of([1, 2, 3]),
         bytes_of(None),
         pickle.dumps({"spec_id": RUN, "step": 99, "state": {"epoch": 99}}),
         b"no checkpoint at all",
     ],
-    ids=["another run's", "another program's", "list", "none", "plain pickle", "text"],
+    ids=[
+        "another run's",
+        "another program's",
+        "a tensor's",
+        "no state",
+        "list",
+        "none",
+        "plain pickle",
+        "text",
+    ],
 )
 def test_foreign_file_is_set_aside(folder, payload):
     path = plant(folder, payload)

@@ -137,7 +137,18 @@ def test_stopped_and_continued_equals_uninterrupted(calls, trained, cpu, store, 
     assert repr(without_seconds(continued)) == repr(without_seconds(whole))
 
 
-@pytest.mark.parametrize("left", ["of another source", "of another network", "half written"])
+LEFT = {
+    "of another source": lambda reached: {**reached, "source": "published"},
+    "of another network": lambda reached: {**reached, "checkpoint": "other"},
+    "half written": lambda reached: json.dumps(reached)[:-3],
+    "seconds are a word": lambda reached: {**reached, "seconds": "2"},
+    "a list": lambda reached: [reached],
+    "no diagram": lambda reached: {**reached, "corruptions": {"fog": {"metrics": {}}}},
+    "deep": lambda reached: "[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
 def test_what_an_attempt_left_is_not_trusted_blindly(left, trained, cpu, store):
     spec = corrupted(trained.model_copy(update={"batch_size": 40}))  # one corruption at a time
     whole = result_of(spec, store, cpu)
@@ -147,9 +158,8 @@ def test_what_an_attempt_left_is_not_trusted_blindly(left, trained, cpu, store):
     file = store.folder(spec) / REACHED
     reached = json.loads(file.read_text())
     reached["corruptions"]["fog"]["metrics"]["nll"] = 99.0
-    changes = {"of another source": {"source": "published"}, "of another network": {"checkpoint": "other"}}
-    text = json.dumps({**reached, **changes.get(left, {})})
-    file.write_text(text[:-3] if left == "half written" else text)
+    changed = LEFT[left](reached)
+    file.write_text(changed if isinstance(changed, str) else json.dumps(changed))
     assert without_seconds(result_of(spec, store, cpu)) == without_seconds(whole)
 
 

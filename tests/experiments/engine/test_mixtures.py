@@ -57,6 +57,22 @@ def test_predictions_that_are_gone_are_one_line_with_a_remedy(damage, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "labels"),
+    [
+        (torch.full((3, 2), float("nan")), torch.zeros(3, dtype=torch.int64)),
+        (torch.full((3, 2), 1.5), torch.zeros(3, dtype=torch.int64)),
+        (torch.full((3, 2), 0.5), torch.full((3,), 2)),
+        (torch.full((3, 2), 0.5), torch.zeros(4, dtype=torch.int64)),
+        (torch.full((3,), 0.5), torch.zeros(3, dtype=torch.int64)),
+    ],
+)
+def test_numbers_that_are_no_predictions_are_one_line_with_a_remedy(probabilities, labels, tmp_path):
+    predictions.save(tmp_path, probabilities, labels)
+    with pytest.raises(RunError, match=r"are damaged; remove .*\.json to evaluate once more"):
+        predictions.load(tmp_path)
+
+
 def test_predictions_too_many_to_keep_are_not(tmp_path, monkeypatch):
     monkeypatch.setattr(predictions, "MOST", 5)
     predictions.save(tmp_path, torch.full((3, 2), 0.5), torch.zeros(3, dtype=torch.int64))

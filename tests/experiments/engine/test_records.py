@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from experiments.engine import files
-from experiments.engine.record import Store
+from experiments.engine.execute import execute
+from experiments.engine.record import DamagedRecord, Store
+from experiments.engine.watch import Watch
 from experiments.errors import RunError, UserError
 
 GOOD = {"failure": None, "result": {"metrics": {"nll": 0.1 + 0.2}}, "machine": {"device": "test"}}
@@ -64,14 +66,18 @@ def test_failure_is_a_record_but_not_done(store, tiny):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 99}', '{"format": 1}', "[]", "null", "\xff"])
-def test_foreign_record_is_one_line_with_a_remedy(store, tiny, text):
+def test_foreign_record_is_one_line_with_a_remedy(store, tiny, text, capsys):
     spec = tiny()
     store.path(spec).parent.mkdir(parents=True)
     store.path(spec).write_text(text, encoding="latin-1")  # one of them is no UTF-8
-    with pytest.raises(RunError, match="remove it to repeat the run") as caught:
-        store.load(spec)
+    with pytest.raises(DamagedRecord, match="remove it to repeat the run") as caught:
+        store.read(store.path(spec))
     assert str(store.path(spec)) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert store.is_over(spec)  # not to be written over
+    for _ in range(3):
+        assert store.load(spec) is None
+    assert capsys.readouterr().err.splitlines() == [f"left out: {caught.value}"]
 
 
 def test_copy_takes_what_is_over(store, tiny, tmp_path):
@@ -88,16 +94,41 @@ def test_copy_takes_what_is_over(store, tiny, tmp_path):
 def test_the_record_of_another_run_is_refused(store, tiny):
     store.add(tiny(), GOOD)
     store.path(tiny(seed=1)).write_bytes(store.path(tiny()).read_bytes())
-    with pytest.raises(RunError, match=f"of another run, {tiny().id}; remove it"):
-        store.done(tiny(seed=1))
+    assert store.done(tiny(seed=1)) is None
+    assert f"of another run, {tiny().id}; remove it" in store.why_failed(tiny(seed=1))
+    assert store.why_failed(tiny()) == ""
 
 
-def test_with_a_damaged_record_none_is_copied(store, tiny, tmp_path):
+def test_a_damaged_record_is_not_copied(store, tiny, tmp_path):
     store.add(tiny(), GOOD)
     store.path(tiny(seed=1)).write_text("{")
-    with pytest.raises(RunError, match="remove it"):
-        store.copy_to(Store(tmp_path / "reference"), [tiny(), tiny(seed=1)])
-    assert not (tmp_path / "reference").exists()
+    other = Store(tmp_path / "reference")
+    assert store.copy_to(other, [tiny(), tiny(seed=1)]) == 1
+    assert other.done(tiny()) and not other.is_over(tiny(seed=1))
+
+
+def test_a_record_that_cannot_be_read_is_damaged_and_not_missing(store, tiny):
+    store.path(tiny()).mkdir(parents=True)
+    assert "cannot be read (Is a directory)" in store.why_failed(tiny())
+    assert store.load(tiny()) is None
+    assert list(store.all()) == []
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ({"history": [{"nll": float("nan")}]}, "is not JSON"),
+        ({"history": [{"nll": -1.0}]}, "result.history.0.nll: -1.0"),
+        ({"history": []}, "result.history"),
+    ],
+)
+def test_what_would_be_called_damaged_is_not_recorded(store, tiny, cpu, monkeypatch, result, words):
+    spec = tiny()
+    monkeypatch.setattr(type(spec), "carry_out", lambda *_: result)
+    outcome = execute(spec, store, cpu, Watch())
+    assert outcome.end == "failed"
+    assert "cannot be recorded" in outcome.why and words in outcome.why
+    assert not store.is_over(spec)
 
 
 def test_records_are_ordinary_json_with_sorted_keys(store, tiny):

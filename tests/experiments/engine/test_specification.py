@@ -35,6 +35,19 @@ def test_id_is_the_same_for_equal_specifications():
     assert len(TrainSpec(**BASE).id) == 16
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_an_id_that_was_asked_for_is_no_part_of_the_specification(deep):
+    spec = EvalSpec(train=TrainSpec(**BASE))
+    asked = (spec.train.id, spec.id)
+    assert spec == EvalSpec(train=TrainSpec(**BASE)) and hash(spec) == hash(EvalSpec(train=TrainSpec(**BASE)))
+    assert parse_spec(spec.model_dump(mode="json")) == spec
+    train = spec.train.model_copy(update={"seed": 1}, deep=deep)
+    other = spec.model_copy(update={"train": train}, deep=deep)
+    assert train.id == TrainSpec(**BASE, seed=1).id != asked[0]
+    assert other.id == EvalSpec(train=TrainSpec(**BASE, seed=1)).id != asked[1]
+    assert (spec.train.id, spec.id) == asked
+
+
 OTHER_VALUES = {
     "dataset": "cifar10",
     "holdout": 0.1,
