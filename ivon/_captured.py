@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ivon import _distributed
-from ivon._state import COUNT, COUNT_WEIGHT, Group, State, has_fallen, momentum_weight
+from ivon._state import COUNT, COUNT_WEIGHT, Group, State, has_fallen, is_counted, momentum_weight
 
 
 def is_capturing() -> bool:
@@ -43,7 +43,7 @@ def bias_corrections(states: list[State]) -> list[Tensor]:
 def note_steps(states: Iterable[State]) -> None:
     """Write what was counted on the device into `step` and `momentum_weight`; waits for the device."""
     for state in states:
-        if COUNT in state:
+        if is_counted(state):
             state["step"] = int(state[COUNT])
             state["momentum_weight"] = float(state[COUNT_WEIGHT])
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from ivon._accumulate import Draws
 from ivon._noise import NoiseStream
 from ivon._settings import without_prior
-from ivon._state import ON_DEVICE, PER_ENTRY, SUMS, Group, States, like_param, momentum_weight
+from ivon._state import ON_DEVICE, PER_ENTRY, SUMS, Group, States, is_counted, like_param, momentum_weight
 
 # In a checkpoint every parameter group has the state of the noise and of the sums over draws, and what the
 # state was learned with, by these names:
@@ -138,11 +138,14 @@ def _take_states(state_dict: Mapping[str, Any], groups: list[Group], states: Sta
 
 def drop_counts(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """A state for a checkpoint: `step` and `momentum_weight` say what the counts on the device do."""
-    states = {
-        i: {name: value for name, value in state.items() if name not in ON_DEVICE.values()}
-        for i, state in state_dict["state"].items()
-    }
-    return {**state_dict, "state": states}
+    return {**state_dict, "state": {i: _without_counts(state) for i, state in state_dict["state"].items()}}
+
+
+def _without_counts(state: Any) -> Any:
+    if not isinstance(state, dict):  # of no parameter
+        return state
+    dropped = ON_DEVICE.values() if is_counted(state) else ()
+    return {name: value for name, value in state.items() if name not in dropped}
 
 
 class Memory:

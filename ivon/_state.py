@@ -179,6 +179,11 @@ def next_momentum_weight(state: State, beta1: float) -> float:
     return beta1 * weight + (1 - beta1)
 
 
+def is_counted(state: Any) -> bool:
+    """Whether it is the state of a parameter whose steps are counted on the device."""
+    return isinstance(state, dict) and COUNT_WEIGHT in state
+
+
 def has_residuals(states: list[State]) -> bool:
     """Whether the states are those of 16-bit parameters; they are of one kind."""
     return "residual" in states[0]
