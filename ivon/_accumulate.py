@@ -13,7 +13,6 @@ from torch import Tensor
 from ivon import _fused, _kernels, _shards
 from ivon._operations import LISTS
 from ivon._sampling import Block
-from ivon._state import State
 from ivon._stretches import laid_out_like
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from ivon import _captured, _fused, _kernels, _native
@@ -111,7 +112,8 @@ class Update:
         group = self._group
         lr = group["lr"]
         if self._capturable and isinstance(lr, Tensor) and lr.device == param.device:
-            lr = lr.reshape(())  # it can change between the replays of a graph
+            # It can change between the replays of a graph. In 16 bits the products below would be rounded.
+            lr = lr.to(torch.promote_types(lr.dtype, state_dtype(param))).reshape(())
         else:
             lr = float(lr)
         rescaling = group["hess_init"] + group["weight_decay"] if self._rescale_lr else 1.0
