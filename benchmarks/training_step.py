@@ -10,6 +10,7 @@ everything from the reset of the gradients to the end of the update; both optimi
 turns, each with a network of its own.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,7 +80,9 @@ def ivon_for(kind: str, network: nn.Module) -> IVON:
     """With the paper's settings (Sec. C.1, C.2)."""
     if kind == "resnet20":
         return IVON(network.parameters(), 0.2, 50_000, hess_init=0.5, weight_decay=2e-4)
-    return IVON(decayed(network, 1e-6), 0.3, 1e10, hess_init=1e-3, clip_radius=1e-3, rescale_lr=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "weight_decay is 0")  # as in the paper
+        return IVON(decayed(network, 1e-6), 0.3, 1e10, hess_init=1e-3, clip_radius=1e-3, rescale_lr=False)
 
 
 def peer_for(kind: str, network: nn.Module) -> tuple[str, torch.optim.Optimizer]:

@@ -13,7 +13,6 @@ from torch import Tensor
 from ivon import _fused, _kernels, _shards
 from ivon._operations import LISTS
 from ivon._sampling import Block
-from ivon._state import State
 from ivon._stretches import laid_out_like
 
 
@@ -165,12 +164,13 @@ class Draws:
                     state["grad_sum"] = state["grad_sum"].clone()
         self.remember_gradients([param for part in pending for param in part.block.params])
 
-    def forget(self, states: Iterable[State]) -> None:
+    def forget(self, states: Iterable[Any]) -> None:
         """Start anew: nothing drawn, nothing summed."""
         self.count, self.weight, self._pending, self._changes = 0, 0.0, None, {}
         for state in states:
-            state.pop("grad_sum", None)
-            state.pop("product_sum", None)
+            if isinstance(state, dict):  # others may keep something of their own there
+                state.pop("grad_sum", None)
+                state.pop("product_sum", None)
 
 
 def drop_squares(params: Iterable[Tensor]) -> None:

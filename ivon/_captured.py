@@ -4,14 +4,13 @@
 That is the noise, which comes from PyTorch's own generator of the device, and the number of steps made.
 """
 
-import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from ivon import _distributed
-from ivon._state import COUNT, Group, State, has_fallen
+from ivon._state import COUNT, COUNT_WEIGHT, Group, State, has_fallen, is_counted, momentum_weight
 
 
 def is_capturing() -> bool:
@@ -19,32 +18,34 @@ def is_capturing() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
-def advance(states: list[State]) -> None:
+def advance(states: list[State], beta1: float) -> None:
     """One more step of these parameters, counted on the device.
 
-    The count, a number without dimensions, takes over from `step`, which has it again after `note_steps`. It
-    cannot begin within a graph, which would begin anew each time.
+    Numbers without dimensions take over from `step` and `momentum_weight`, which have them again after
+    `note_steps`. They cannot begin within a graph, which would begin anew each time. The weight follows the
+    momentum's own rule, with the beta1 of each step: a graph goes on with that of its capture.
     """
     for state in states:
         if COUNT not in state:
             state[COUNT] = state["hess"].new_full((), state["step"])
+            state[COUNT_WEIGHT] = state["hess"].new_full((), momentum_weight(state, beta1))
     torch._foreach_add_([state[COUNT] for state in states], 1.0)
+    weights = bias_corrections(states)
+    torch._foreach_mul_(weights, beta1)
+    torch._foreach_add_(weights, 1 - beta1)
 
 
-def bias_corrections(states: list[State], beta1: float) -> list[Tensor]:
-    """1 - beta1^t for each parameter, without dimensions, and as exact for small t as for large."""
-    exponent = math.log(beta1) if beta1 else -math.inf
-    corrections = list(torch._foreach_mul([state[COUNT] for state in states], exponent))
-    torch._foreach_expm1_(corrections)
-    torch._foreach_neg_(corrections)
-    return corrections
+def bias_corrections(states: list[State]) -> list[Tensor]:
+    """The weight of the momentum of each parameter, without dimensions."""
+    return [state[COUNT_WEIGHT] for state in states]
 
 
 def note_steps(states: Iterable[State]) -> None:
-    """Write the numbers of steps into `step`; waits for the device."""
+    """Write what was counted on the device into `step` and `momentum_weight`; waits for the device."""
     for state in states:
-        if COUNT in state:
+        if is_counted(state):
             state["step"] = int(state[COUNT])
+            state["momentum_weight"] = float(state[COUNT_WEIGHT])
 
 
 class Noise:

@@ -1,22 +1,25 @@
 """The state of the optimizer in checkpoints: ours, and those of the released package ivon-opt."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ivon._accumulate import Draws
 from ivon._noise import NoiseStream
-from ivon._state import COUNT, Group, States, like_param
+from ivon._settings import without_prior
+from ivon._state import ON_DEVICE, PER_ENTRY, SUMS, Group, States, is_counted, like_param, momentum_weight
 
-# In a checkpoint every parameter group has the state of the noise and of the sums over draws, by these names:
+# In a checkpoint every parameter group has the state of the noise and of the sums over draws, and what the
+# state was learned with, by these names:
 # torch.distributed.checkpoint keeps of an optimizer its states and the entries that its groups have when it
 # is loaded, and nothing else.
 _NOISE = {"seed": "noise_seed", "train_draws": "noise_train_draws", "test_draws": "noise_test_draws"}
 _SUMS = {"count": "summed_draws", "weight": "summed_weight"}
+_LEARNED = {name: f"learned_with_{name}" for name in ("hess_approx", "debias", "rescale_lr")}
 
 
 def note_sampling(groups: list[Group], stream: NoiseStream, draws: Draws) -> None:
@@ -27,9 +30,8 @@ def note_sampling(groups: list[Group], stream: NoiseStream, draws: Draws) -> Non
         group.update(extra)
 
 
-def noted_sampling(state_dict: Mapping[str, Any]) -> tuple[NoiseStream, Draws]:
+def noted_sampling(group: Group) -> tuple[NoiseStream, Draws]:
     """What `note_sampling` wrote; ValueError if it is not there."""
-    group = state_dict["param_groups"][0]
     missing = [name for name in (*_NOISE.values(), *_SUMS.values()) if name not in group]
     if missing:
         raise ValueError(
@@ -39,38 +41,111 @@ def noted_sampling(state_dict: Mapping[str, Any]) -> tuple[NoiseStream, Draws]:
     return stream, Draws(count=int(group[_SUMS["count"]]), weight=float(group[_SUMS["weight"]]))
 
 
-def check_shapes(state_dict: Mapping[str, Any], params: list[Tensor]) -> None:
-    """Raise ValueError if a state belongs to a parameter of another shape."""
+def note_learned_with(groups: list[Group], settings: Mapping[str, Any]) -> None:
+    """Write into the parameter groups the settings of the whole optimizer that a state is learned with."""
+    for group in groups:
+        group.update({key: settings[name] for name, key in _LEARNED.items()})
+
+
+def differences(group: Group, settings: Mapping[str, Any]) -> str:
+    """What the state of a group was learned with, where `settings` differ; nothing, if nothing does."""
+    then = {name: group[key] for name, key in _LEARNED.items() if key in group}
+    return ", ".join(f"{name}={was!r}" for name, was in then.items() if was != settings[name])
+
+
+class Load:
+    """A load, between the hooks of torch.optim.Optimizer that come before it and those that come after it."""
+
+    def __init__(self, groups: list[Group], settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._had_prior = not without_prior(groups)
+        self.stream: NoiseStream | None = None  # if one was saved
+        self.draws = Draws()
+        self._differences = self._estimate = ""
+
+    def begin(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """What is to be loaded, checked, in our format."""
+        groups, saved_groups = optimizer.param_groups, state_dict["param_groups"]
+        if not saved_groups or len(groups) != len(saved_groups):
+            return state_dict  # which torch.optim refuses next
+        if is_of_ivon_opt(state_dict):
+            state_dict = from_ivon_opt(state_dict, [group["params"] for group in groups])
+            steps = max(state["step"] for state in state_dict["state"].values())
+            self._estimate = str(steps) if steps else ""
+        else:
+            self.stream, self.draws = noted_sampling(saved_groups[0])
+            self._differences = differences(saved_groups[0], self._settings)
+        _check_states(state_dict, [param for group in groups for param in group["params"]])
+        self._memory = Memory(groups, optimizer.state)
+        self._state_dict = state_dict
+        return state_dict
+
+    def end(self, groups: list[Group], states: States) -> None:
+        """Put right what torch.optim has loaded."""
+        _take_states(self._state_dict, groups, states)
+        self._memory.keep(groups, states)
+
+    def warnings(self, groups: list[Group]) -> Iterator[str]:
+        """What there is to say once it is done."""
+        if self._differences:
+            yield (
+                f"the state that is loaded was learned with {self._differences}, unlike what this optimizer "
+                f"goes on with; if that is not meant, load it into IVON(..., {self._differences})"
+            )
+        if self._estimate:
+            yield (
+                f"the state that is loaded was saved by ivon-opt, which does not save the number of steps: "
+                f"`step` is an estimate, {self._estimate}, from which on there is no bias left to correct; "
+                f"ivon.diagnose and whatever else reads `step` has that number"
+            )
+        if self._had_prior and (text := without_prior(groups)):
+            yield text
+
+
+def _check_states(state_dict: Mapping[str, Any], params: list[Tensor]) -> None:
+    """Raise ValueError if a state is not whole, or belongs to a parameter of another shape."""
     ids = [i for group in state_dict["param_groups"] for i in group["params"]]
     for place, (i, param) in enumerate(zip(ids, params, strict=False)):
-        for name, value in state_dict["state"].get(i, {}).items():
-            if isinstance(value, Tensor) and value.shape != param.shape:
+        state = state_dict["state"].get(i, {})
+        missing = [name for name in ("step", "hess", "momentum") if name not in state]
+        if missing and not state.keys().isdisjoint(PER_ENTRY):
+            raise ValueError(f"the state to load has no {missing[0]!r} for parameter {place}")
+        for name in (*PER_ENTRY, *SUMS):
+            if name in state and state[name].shape != param.shape:
                 raise ValueError(
                     f"parameter {place} has shape {tuple(param.shape)}, but its {name} in the state to load "
-                    f"has shape {tuple(value.shape)}: the state of another model?"
+                    f"has shape {tuple(state[name].shape)}: the state of another model?"
                 )
 
 
-def take_states(state_dict: Mapping[str, Any], groups: list[Group], states: States) -> None:
+def _take_states(state_dict: Mapping[str, Any], groups: list[Group], states: States) -> None:
     """Put the saved states of the parameters in `states`, in full precision.
 
     torch.optim casts them to the dtype of the parameter and so rounds those of 16-bit parameters.
     """
-    params = [param for group in groups for param in group["params"]]
     saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
-    for i, param in zip(saved_ids, params, strict=True):
-        for name, value in state_dict["state"].get(i, {}).items():
-            if isinstance(value, Tensor):
-                states[param][name] = like_param(value, param)
+    members = [(group, param) for group in groups for param in group["params"]]
+    for i, (group, param) in zip(saved_ids, members, strict=True):
+        saved = state_dict["state"].get(i, {})
+        for name in (*PER_ENTRY, *SUMS):
+            if name in saved:
+                states[param][name] = like_param(saved[name], param)
+        if "step" in saved:
+            state = states[param]
+            state["step"] = int(saved["step"])
+            state["momentum_weight"] = float(momentum_weight(saved, group["beta1"]))
 
 
-def without_counts(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """A state for a checkpoint: `step` says what the counts on the device do."""
-    states = {
-        i: {name: value for name, value in state.items() if name != COUNT}
-        for i, state in state_dict["state"].items()
-    }
-    return {**state_dict, "state": states}
+def drop_counts(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A state for a checkpoint: `step` and `momentum_weight` say what the counts on the device do."""
+    return {**state_dict, "state": {i: _without_counts(state) for i, state in state_dict["state"].items()}}
+
+
+def _without_counts(state: Any) -> Any:
+    if not isinstance(state, dict):  # of no parameter
+        return state
+    dropped = ON_DEVICE.values() if is_counted(state) else ()
+    return {name: value for name, value in state.items() if name not in dropped}
 
 
 class Memory:
@@ -78,22 +153,27 @@ class Memory:
 
     def __init__(self, groups: list[Group], states: States) -> None:
         self._rates = [group["lr"] for group in groups]
+        kept = (*PER_ENTRY, *ON_DEVICE.values())
         self._states = {
-            param: dict(states[param]) for group in groups for param in group["params"] if param in states
+            param: {name: states[param][name] for name in kept if name in states[param]}
+            for group in groups
+            for param in group["params"]
+            if param in states
         }
 
     def keep(self, groups: list[Group], states: States) -> None:
         """Copy what was loaded to where its predecessor is, if that is of the same kind."""
         for group, rate in zip(groups, self._rates, strict=True):
             if isinstance(rate, Tensor):
-                group["lr"] = rate.copy_(torch.as_tensor(group["lr"]))
+                group["lr"] = rate.fill_(float(group["lr"]))
         for param, old in self._states.items():
             new = states.get(param, {})
-            for name, tensor in old.items():
-                if name == COUNT and "step" in new:
-                    new[name] = tensor.fill_(new["step"])
-                elif isinstance(tensor, Tensor) and name in new and _alike(tensor, new[name]):
-                    new[name] = tensor.copy_(new[name])
+            for name, on_device in ON_DEVICE.items():
+                if on_device in old and name in new:
+                    new[on_device] = old[on_device].fill_(new[name])
+            for name in PER_ENTRY:
+                if name in old and name in new and _alike(old[name], new[name]):
+                    new[name] = old[name].copy_(new[name])
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:
@@ -114,8 +194,8 @@ def is_of_ivon_opt(state_dict: Mapping[str, Any]) -> bool:
 def from_ivon_opt(state_dict: Mapping[str, Any], params: list[list[Tensor]]) -> dict[str, Any]:
     """Its state, where each group has flat tensors, as one by parameter; `params` are those of each group.
 
-    The package does not save how many steps were made. Where there is momentum they count as so many that the
-    bias correction is over.
+    The package does not save how many steps were made: `step` is an estimate. Where there is momentum it is
+    the number from which on the bias correction is over.
     """
     if state_dict["state"].get("count"):
         raise ValueError(
@@ -125,10 +205,10 @@ def from_ivon_opt(state_dict: Mapping[str, Any], params: list[list[Tensor]]) -> 
     groups: list[dict[str, Any]] = []
     for old, members in zip(state_dict["param_groups"], params, strict=True):
         sizes = [param.numel() for param in members]
-        if old["numel"] != sum(sizes):
+        if old["numel"] != sum(sizes) or len(old["params"]) != len(sizes):
             raise ValueError(
-                f"a parameter group has {sum(sizes)} numbers, that of the state to load {old['numel']}: "
-                f"the state of another model?"
+                f"a parameter group has {sum(sizes)} numbers in {len(sizes)} tensors, that of the state to "
+                f"load {old['numel']} in {len(old['params'])}: the state of another model?"
             )
         settled = math.ceil(math.log(1e-17) / math.log(old["beta1"])) if old["beta1"] > 0 else 1
         steps = settled if old["momentum"].count_nonzero() else 0
@@ -138,6 +218,7 @@ def from_ivon_opt(state_dict: Mapping[str, Any], params: list[list[Tensor]]) -> 
         for i, param, hess, momentum in pieces:
             states[i] = {
                 "step": steps,
+                "momentum_weight": 1.0 if steps else 0.0,
                 "hess": hess.view(param.shape),
                 "momentum": momentum.view(param.shape),
             }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ivon._shards import local
-from ivon._state import Group, State, after_decay
+from ivon._state import Group, State, after_decay, momentum_weight
 from ivon.optimizer import IVON
 
 _CHUNK = 2**20  # entries that are looked at together, which bounds the memory
@@ -82,7 +82,7 @@ def parts_of(ivon: IVON, group: Group, param: Tensor, every: int) -> Iterator[Pa
         mean = rounded.to(dtype) + residual
         hess = after_decay(hess, group)
         sigma = ((hess + delta) * group["ess"]).rsqrt()
-        gradient = momentum / (1 - group["beta1"] ** steps) if ivon.debias and steps else momentum
+        gradient = momentum / momentum_weight(state, group["beta1"]) if ivon.debias and steps else momentum
         masks = {
             "clipped": ((gradient + delta * mean) / (hess + delta)).abs() >= group["clip_radius"],
             "negative": hess < 0,

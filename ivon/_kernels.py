@@ -60,8 +60,9 @@ def _standardised(o: SimpleNamespace, hess: Operand, eps: Operand, weight_decay:
 class Numbers(NamedTuple):
     """The numbers of one step of parameters with equal settings that have made equally many steps.
 
-    Floats, or tensors without dimensions. The bias correction b = 1 - beta1^t is moved from the momentum to
-    where it costs nothing: (g / b + delta m) / (h + delta) is (g + b delta m) / (h + delta) / b.
+    Floats, or tensors without dimensions. The bias correction b, which is 1 - beta1^t where beta1 stays, is
+    moved from the momentum to where it costs nothing: (g / b + delta m) / (h + delta) is
+    (g + b delta m) / (h + delta) / b.
     """
 
     hess_scale: Any  # of the products: ess, or 1 where they are Hessian estimates themselves

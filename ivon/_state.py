@@ -15,7 +15,11 @@ from ivon._stretches import is_dense
 
 State = dict[str, Any]  # of one parameter
 States = MutableMapping[Tensor, State]  # of all parameters; a missing one is there when asked for
-COUNT = "count"  # in a state: the number of steps on the device, with `capturable`
+# In a state, with `capturable`: numbers on the device that take over from those on the host.
+COUNT, COUNT_WEIGHT = "count", "count_weight"
+ON_DEVICE = {"step": COUNT, "momentum_weight": COUNT_WEIGHT}
+PER_ENTRY = ("hess", "momentum", "residual")  # in a state: tensors shaped like the parameter
+SUMS = ("grad_sum", "product_sum")  # too, between the draws of a step
 Group = dict[str, Any]  # torch.optim's parameter group
 # In a group: its weight_decay at the last draw or step, for which h + weight_decay is positive.
 DECAY = "hess_weight_decay"
@@ -33,6 +37,9 @@ def state_dtype(param: Tensor) -> torch.dtype:
 def new_state(param: Tensor, hess_init: float) -> State:
     """State before the first step: h = h0 and g = 0, laid out in memory like the parameter.
 
+    `momentum_weight` is the total weight that the momentum g gives to gradients, 1 - the product of the
+    beta1 of all steps: g / momentum_weight is their weighted mean.
+
     `residual` exists for 16-bit parameters only: the part of the mean that they cannot hold,
     so that the mean is `param + residual` and small steps are not lost to rounding.
     """
@@ -40,6 +47,7 @@ def new_state(param: Tensor, hess_init: float) -> State:
         like = torch.empty_like(param, dtype=state_dtype(param), requires_grad=False)
         state: State = {
             "step": 0,
+            "momentum_weight": 0.0,
             "hess": torch.full_like(like, hess_init),
             "momentum": torch.zeros_like(like),
         }
@@ -68,9 +76,9 @@ def follow(state: State, param: Tensor) -> None:
     if not fits(state, param):
         state.pop("residual", None)
     for name, value in state.items():
-        if name == COUNT:
+        if name in ON_DEVICE.values():
             state[name] = value.to(param.device)
-        elif isinstance(value, Tensor):
+        elif name in (*PER_ENTRY, *SUMS):
             if value.shape != param.shape:
                 raise RuntimeError(
                     f"a parameter of shape {tuple(param.shape)} has {name} of shape {tuple(value.shape)}: "
@@ -156,6 +164,24 @@ def after_decay(hess: Tensor, group: Group) -> Tensor:
     now = group["weight_decay"]
     kept = torch.where(hess < 0, hess + (group[DECAY] - now), hess)
     return kept.clamp_min_(hess_floor(now, hess.dtype))
+
+
+def momentum_weight(state: State, beta1: float) -> float:
+    """That of a state; without the entry, as in a state of an earlier version, all steps had this beta1."""
+    return state.get("momentum_weight") or 1 - beta1 ** state["step"]
+
+
+def next_momentum_weight(state: State, beta1: float) -> float:
+    """The same after one more step. Where all steps have one beta1 it is 1 - beta1^t to the last bit."""
+    weight, step = momentum_weight(state, beta1), state["step"]
+    if weight == 1 - beta1**step:
+        return 1 - beta1 ** (step + 1)
+    return beta1 * weight + (1 - beta1)
+
+
+def is_counted(state: Any) -> bool:
+    """Whether it is the state of a parameter whose steps are counted on the device."""
+    return isinstance(state, dict) and COUNT_WEIGHT in state
 
 
 def has_residuals(states: list[State]) -> bool:

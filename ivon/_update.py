@@ -8,7 +8,8 @@ from torch import Tensor
 from ivon import _captured, _fused, _kernels, _native
 from ivon._accumulate import Pending
 from ivon._sampling import Block
-from ivon._state import Group, State, has_residuals, state_dtype
+from ivon._settings import follow_betas
+from ivon._state import Group, State, has_residuals, next_momentum_weight, state_dtype
 from ivon._stretches import stretches
 
 CHANGED = ("params", "hess", "momentum", "residuals")  # of the roles: what a step writes
@@ -20,6 +21,7 @@ class Update:
     def __init__(
         self, group: Group, *, estimator: str, debias: bool, rescale_lr: bool, capturable: bool
     ) -> None:
+        follow_betas(group)
         self._group = group
         self._estimator = estimator
         self._debias = debias
@@ -65,7 +67,7 @@ class Update:
             pairs = zip(correction, roles["params"], strict=True)
             roles["corrections"] = [b.expand(param.shape) for b, param in pairs]
             correction = 1.0
-        n = self._numbers(correction, weight or 1.0, state_dtype(block.params[0]))
+        n = self._numbers(correction, weight or 1.0, block.params[0])
         flags = _kernels.Flags(self._estimator, weight is not None, n.clip < math.inf)
         if native:
             _native.update(**roles, products=products or block.noise(), n=n, flags=flags)
@@ -79,7 +81,7 @@ class Update:
         assert block.drawn is not None
         correction = self._count(block)
         assert isinstance(correction, float)
-        n = self._numbers(correction, weight or 1.0, torch.float32)
+        n = self._numbers(correction, weight or 1.0, block.params[0])
         _fused.update(
             block.drawn,
             block.params,
@@ -96,16 +98,24 @@ class Update:
         """One more step; its bias correction b, on the device for each parameter if a graph may repeat it."""
         beta1 = self._group["beta1"]
         if self._capturable:
-            _captured.advance(block.states)
-            return _captured.bias_corrections(block.states, beta1 if self._debias else 0.0)
+            _captured.advance(block.states, beta1)
+            if self._debias:
+                return _captured.bias_corrections(block.states)
+            return [state["hess"].new_ones(()) for state in block.states]
+        weight = next_momentum_weight(block.states[0], beta1)
         for state in block.states:
             state["step"] += 1
-        return 1 - beta1 ** block.states[0]["step"] if self._debias else 1.0
+            state["momentum_weight"] = weight
+        return weight if self._debias else 1.0
 
-    def _numbers(self, bias_correction: float, weight: float, dtype: torch.dtype) -> _kernels.Numbers:
+    def _numbers(self, bias_correction: float, weight: float, param: Tensor) -> _kernels.Numbers:
         group = self._group
-        # A tensor can change between the replays of a graph.
-        lr = group["lr"] if self._capturable else float(group["lr"])
+        lr = group["lr"]
+        if self._capturable and isinstance(lr, Tensor) and lr.device == param.device:
+            # It can change between the replays of a graph. In 16 bits the products below would be rounded.
+            lr = lr.to(torch.promote_types(lr.dtype, state_dtype(param))).reshape(())
+        else:
+            lr = float(lr)
         rescaling = group["hess_init"] + group["weight_decay"] if self._rescale_lr else 1.0
         return _kernels.Numbers(
             hess_scale=1.0 if self._estimator == "ggn" else group["ess"],
@@ -116,7 +126,7 @@ class Update:
             decay=bias_correction * group["weight_decay"],
             clip=bias_correction * group["clip_radius"],
             lr=lr * rescaling / bias_correction,
-            hess_floor=_kernels.hess_floor(group["weight_decay"], dtype),
+            hess_floor=_kernels.hess_floor(group["weight_decay"], state_dtype(param)),
         )
 
 
@@ -132,11 +142,11 @@ def _apply_in_stretches(roles: dict[str, list[Tensor]], n: _kernels.Numbers, fla
 
 
 def _batches(states: list[State]) -> list[list[int]]:
-    """The numbers of the parameters that have made equally many steps."""
-    steps = [state["step"] for state in states]
+    """The numbers of the parameters that have made equally many steps, with the same beta1 at each."""
+    steps = [(state["step"], state.get("momentum_weight")) for state in states]
     if len(set(steps)) == 1:
         return [list(range(len(steps)))]
-    batches: dict[int, list[int]] = {}
+    batches: dict[tuple[int, float | None], list[int]] = {}
     for i, step in enumerate(steps):
         batches.setdefault(step, []).append(i)
     return list(batches.values())

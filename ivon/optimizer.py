@@ -2,6 +2,7 @@
 
 import math
 import operator
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count, repeat
@@ -16,7 +17,19 @@ from ivon import _captured, _checkpoint, _distributed, _loss_scale, _sampling
 from ivon._accumulate import Draws, drop_squares
 from ivon._apart import Apart
 from ivon._noise import NoiseStream
-from ivon._settings import check_group, check_optimizer, check_weight, plain
+from ivon._settings import (
+    AGREED,
+    BETAS,
+    OF_ALL_GROUPS,
+    check_group,
+    check_optimizer,
+    check_same,
+    check_weight,
+    follow_betas,
+    plain,
+    with_betas,
+    without_prior,
+)
 from ivon._shards import is_sharded
 from ivon._state import DECAY, Group, alike, follow_decay, states_of, states_of_groups, trainable
 from ivon._update import Update
@@ -49,12 +62,17 @@ class IVON(Optimizer):
     `step(closure)` makes by itself. Parameters without a gradient in all draws of a step are left alone.
 
     Arguments (all but the last six may differ between parameter groups):
-        lr: learning rate alpha; about that of SGD when `rescale_lr` is on.
+        lr: learning rate alpha; about that of SGD when `rescale_lr` is on. A number, or a tensor of one,
+            which schedulers then change in place.
         ess: effective sample size lambda; the number of training examples.
         hess_init: h0, where the Hessian estimate starts.
-        beta1, beta2: decay of the gradient momentum and of the Hessian estimate.
-        weight_decay: delta; the prior precision is ess * weight_decay.
+        beta1, beta2: decay of the gradient momentum and of the Hessian estimate. In a parameter group
+            `betas` is another name of the two, as schedulers know it that cycle the momentum (OneCycleLR,
+            CyclicLR); from the next step on holds what was set last.
+        weight_decay: delta; the prior precision is ess * weight_decay. With 0 there is no proper prior, and a
+            warning.
         clip_radius: xi, the largest entry of a step before the learning rate.
+        betas: beta1 and beta2 together.
         mc_samples: draws per step of `step(closure)`.
         hess_approx: "price", the reparameterisation estimator of Eq. 3; "gradsq", ess times the squared
             gradient of each draw; or "ggn", the mean of the squared gradients of single examples, for which
@@ -63,12 +81,14 @@ class IVON(Optimizer):
             weighted by the weights of the draws; for models without DistributedDataParallel. If False, all
             ranks draw alike, which is right where gradients are already averaged over ranks; ranks that begin
             with the same parameters are taken for one model.
-        debias: divide the momentum by 1 - beta1^t.
+        debias: divide the momentum by the total weight that it gives to gradients: 1 - beta1^t, or 1 - the
+            product of the beta1 of all steps where it changes.
         rescale_lr: multiply the learning rate by hess_init + weight_decay.
         capturable: draws and steps may be captured in a CUDA graph, after a step outside of one. Noise in a
             graph comes from PyTorch's generator of the GPU, whose state then belongs into a checkpoint
-            (`torch.cuda.get_rng_state`), and a graph keeps the settings of its capture; only the learning
-            rate changes if it is a tensor on the GPU. Not with GradScaler or in a process group.
+            (`torch.cuda.get_rng_state`), and a graph keeps the settings of its capture, also a beta1 that is
+            cycled; only the learning rate changes if it is a tensor on the GPU. Not with GradScaler or in a
+            process group.
     """
 
     # GradScaler then calls step() also after an overflow, and the draws of the skipped step can be forgotten.
@@ -90,44 +110,63 @@ class IVON(Optimizer):
         debias: bool = True,
         rescale_lr: bool = True,
         capturable: bool = False,
+        betas: tuple[float, float] | None = None,
     ) -> None:
         check_optimizer(mc_samples, hess_approx)
-        defaults = {
+        settings = {
             "lr": lr,
             "ess": ess,
             "hess_init": hess_init,
             "beta1": beta1,
             "beta2": beta2,
+            "betas": betas,
             "weight_decay": weight_decay,
             "clip_radius": clip_radius,
         }
-        check_group(defaults, capturable)
-        self.capturable = capturable
-        super().__init__(params, plain(defaults))
+        settings = with_betas(settings)
+        check_group(settings)
+        shared = (mc_samples, hess_approx, sync, debias, rescale_lr, capturable)
+        defaults = plain(settings) | dict(zip(OF_ALL_GROUPS, shared, strict=True))
+        super().__init__(params, defaults | {"betas": None})  # which schedulers look for
         self.mc_samples = mc_samples
         self.hess_approx = hess_approx
         self.sync = sync
         self.debias = debias
         self.rescale_lr = rescale_lr
+        self.capturable = capturable
         self._active = False  # inside sampled_params
         self._in_closure = False  # which step() has called, at a draw
         self._apart = Apart()
         self._draws = Draws()
         self._draws.remember_gradients(self._trainable())  # those that another optimizer has left
         self.seed(int(torch.randint(2**63 - 1, (), device="cpu")))
-        _checkpoint.note_sampling(self.param_groups, self._stream, self._draws)
+        self._note_for_checkpoint()
+        if text := without_prior(self.param_groups):
+            warnings.warn(text, stacklevel=2)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with settings of their own; what is not given is the constructor's."""
-        check_group({**self.defaults, **param_group}, self.capturable)
+        if AGREED in param_group:  # of another IVON
+            follow_betas(param_group)
+        given = with_betas(param_group)
+        check_group({**self.defaults, **given})
+        check_same(given, self.defaults)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
-        group |= plain(group)
+        for name in OF_ALL_GROUPS:
+            del group[name]
+        group |= plain({**group, **{name: given.get(name, self.defaults[name]) for name in BETAS}})
+        group["betas"] = None
+        follow_betas(group)
         group[DECAY] = group["weight_decay"]
         for param in group["params"]:
             if not param.is_floating_point():
                 self.param_groups.pop()
                 raise ValueError(f"parameters must be of a real floating-point dtype, got {param.dtype}")
+        if (
+            "_stream" in vars(self) and group["weight_decay"] == 0
+        ):  # the constructor warns once, of all groups
+            warnings.warn(without_prior(self.param_groups), stacklevel=2)
 
     def seed(self, seed: int) -> None:
         """Start the noise anew from `seed`. Without a call the seed comes from PyTorch's global generator."""
@@ -266,48 +305,62 @@ class IVON(Optimizer):
         The state of the noise and of an unfinished step is in the parameter groups, as plain numbers.
         """
         self._forbid_within("state_dict()")
+        with (
+            self.register_state_dict_pre_hook(lambda _: self._prepare_state_dict()),
+            self.register_state_dict_post_hook(_checkpoint.drop_counts, prepend=True),
+        ):
+            return super().state_dict()
+
+    def _prepare_state_dict(self) -> None:
         self._read_pending()
         if self._draws.count and self._has_shards():
             raise RuntimeError(
                 "state_dict() of sharded parameters between the draws of a step: call step() first"
             )
-        _checkpoint.note_sampling(self.param_groups, self._stream, self._draws)
-        self._note_steps()
-        return _checkpoint.without_counts(super().state_dict())
+        self._note_for_checkpoint()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue exactly where `state_dict()` was taken; states saved by ivon-opt 0.1.3 are taken, too.
 
+        Settings of parameter groups are those of the state; others stay as they are, with a warning where the
+        state was learned with another hess_approx, debias or rescale_lr: the change may be meant, and the
+        posterior is one all the same. ivon-opt does not save the number of steps; there is a warning, too,
+        that `step` is an estimate.
+
         Raises ValueError if the state is that of another model or optimizer.
         """
         self._forbid_within("load_state_dict()")
-        stream, draws = self._stream, Draws()
-        if _checkpoint.is_of_ivon_opt(state_dict):
-            state_dict = _checkpoint.from_ivon_opt(state_dict, [g["params"] for g in self.param_groups])
-        else:
-            stream, draws = _checkpoint.noted_sampling(state_dict)
-        params = [param for group in self.param_groups for param in group["params"]]
-        _checkpoint.check_shapes(state_dict, params)
-        self.discard_draws()
-        memory = _checkpoint.Memory(self.param_groups, self.state)
-        super().load_state_dict(state_dict)
-        _checkpoint.take_states(state_dict, self.param_groups, self.state)
-        memory.keep(self.param_groups, self.state)
-        self._stream, self._draws = stream, draws
-        self._draws.remember_gradients(self._trainable())
+        load = _checkpoint.Load(self.param_groups, vars(self))
+
+        def end(_: Optimizer) -> None:
+            load.end(self.param_groups, self.state)
+            self._stream, self._draws = load.stream or self._stream, load.draws
+            self._draws.remember_gradients(self._trainable())
+            self._note_for_checkpoint()
+
+        # Hooks of our own, next to what torch.optim does: others see what they see with its optimizers.
+        with (
+            self.register_load_state_dict_pre_hook(load.begin),
+            self.register_load_state_dict_post_hook(end, prepend=True),
+        ):
+            super().load_state_dict(state_dict)
+        for text in load.warnings(self.param_groups):
+            warnings.warn(text, stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
         self._forbid_within("copying the optimizer")
         self._read_pending()
         self._note_steps()
-        settings = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr", "capturable")
         sampling = ("_active", "_in_closure", "_apart", "_draws", "_stream", "_seed_is_shared")
-        return {**super().__getstate__(), **{name: getattr(self, name) for name in (*settings, *sampling)}}
+        own = {name: getattr(self, name) for name in (*OF_ALL_GROUPS, *sampling)}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # PyTorch's addition, which the constructor does not take
         for group in self.param_groups:
             group.setdefault(DECAY, group["weight_decay"])
+            follow_betas(group)
         self._draws.remember_gradients(self._trainable())  # nn.Parameter is copied without
 
     def _forbid_within(self, call: str) -> None:
@@ -315,7 +368,15 @@ class IVON(Optimizer):
             raise RuntimeError(f"{call} within sampled_params(): leave that context first")
 
     def _note_steps(self) -> None:
+        """Bring up to date what is read in groups and states: what schedulers set, what the device counts."""
+        for group in self.param_groups:
+            follow_betas(group)
         _captured.note_steps(self.state.values())
+
+    def _note_for_checkpoint(self) -> None:
+        self._note_steps()
+        _checkpoint.note_sampling(self.param_groups, self._stream, self._draws)
+        _checkpoint.note_learned_with(self.param_groups, vars(self))
 
     def _trainable(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in trainable(group)]

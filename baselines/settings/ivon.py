@@ -1,5 +1,6 @@
 """Settings of IVON."""
 
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 from baselines.settings.base import Count, Decay, Groups, NonNegative, Positive, Settings
@@ -43,20 +44,23 @@ class IVON(Settings):
         from baselines.ivon import VariationalIVON
         from ivon import IVON as Optimizer
 
-        optimizer = Optimizer(
-            groups or model.parameters(),
-            lr=self.lr,
-            ess=float(train_size if self.ess is None else self.ess),
-            hess_init=self.hess_init,
-            beta1=self.beta1,
-            beta2=self.beta2,
-            weight_decay=self.weight_decay,
-            mc_samples=self.mc_samples,
-            # Squares of the mini-batch's gradient are handed over like those of single examples.
-            hess_approx="ggn" if self.hess_approx == "sg" else self.hess_approx,
-            clip_radius=float("inf") if self.clip_radius is None else self.clip_radius,
-            sync=self.sync,
-            rescale_lr=self.rescale_lr,
-        )
+        with warnings.catch_warnings():
+            # As the paper has it for biases and norms of GPT-2 (Sec. C.1), or a spec of our own for all.
+            warnings.filterwarnings("ignore", "weight_decay is 0")
+            optimizer = Optimizer(
+                groups or model.parameters(),
+                lr=self.lr,
+                ess=float(train_size if self.ess is None else self.ess),
+                hess_init=self.hess_init,
+                beta1=self.beta1,
+                beta2=self.beta2,
+                weight_decay=self.weight_decay,
+                mc_samples=self.mc_samples,
+                # Squares of the mini-batch's gradient are handed over like those of single examples.
+                hess_approx="ggn" if self.hess_approx == "sg" else self.hess_approx,
+                clip_radius=float("inf") if self.clip_radius is None else self.clip_radius,
+                sync=self.sync,
+                rescale_lr=self.rescale_lr,
+            )
         optimizer.seed(seed)
         return VariationalIVON(model, optimizer, batch_squares=self.hess_approx == "sg")

@@ -1,6 +1,7 @@
 """Steps for CUDA graphs, on a tape in their place: a replay must draw anew, count, and equal eager steps."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -250,15 +251,29 @@ def test_a_draw_and_its_step_are_in_one_graph(capturing, first):
     step(network, optimizer)
 
 
-def test_learning_rates_that_are_tensors_are_validated():
-    params = list(model().parameters())
-    IVON(params, lr=torch.tensor(0.1), ess=10.0, capturable=True)
-    with pytest.raises(ValueError, match=r"lr must be a finite number >= 0, got -0\.1"):
-        IVON(params, lr=torch.tensor(-0.1), ess=10.0, capturable=True)
-    with pytest.raises(ValueError, match="lr must be a finite number"):
-        IVON(params, lr=torch.tensor([0.1, 0.2]), ess=10.0, capturable=True)
-    with pytest.raises(ValueError, match="lr must be a finite number"):
-        IVON(params, lr=torch.tensor(0.1), ess=10.0)
+def test_a_beta1_that_changes_around_replays(capturing):
+    """A replay goes on with that of its capture; what the momentum weighs follows, also into a checkpoint."""
+    network, optimizer = new(beta1=0.9)
+    group, used = optimizer.param_groups[0], [0.9, 0.9]
+    step(network, optimizer)
+    capturing()
+    with Tape() as tape:
+        step(network, optimizer)
+    for beta1 in (0.5, 0.7):
+        capturing(False)
+        group["betas"] = (beta1, group["beta2"])
+        step(network, optimizer)
+        tape.replay()
+        used += [beta1, 0.9]
+        saved = optimizer.state_dict()
+        for state in saved["state"].values():
+            assert state["momentum_weight"] == pytest.approx(1 - math.prod(used), rel=1e-6)
+    plain = new(capturable=False)
+    for run in (plain, new()):
+        run[1].load_state_dict(saved)
+        assert {s["momentum_weight"] for s in run[1].state.values()} == {
+            s["momentum_weight"] for s in saved["state"].values()
+        }
 
 
 def test_a_graph_survives_a_load(capturing):

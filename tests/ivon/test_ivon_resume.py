@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,39 @@ def test_state_of_another_optimizer_is_refused():
         optimizer.load_state_dict(torch.optim.SGD(groups, lr=0.1).state_dict())
 
 
+OTHERS = {"hess_approx": "gradsq", "debias": False, "rescale_lr": False}
+
+
+@pytest.mark.parametrize("changes", [{name: OTHERS[name]} for name in OTHERS] + [OTHERS], ids=str)
+def test_a_state_learned_otherwise_says_so(changes):
+    def made(**options):
+        return IVON([nn.Parameter(torch.ones(3))], lr=0.1, ess=10.0, **options)
+
+    saved = through_file(made(**changes).state_dict())
+    optimizer = made()
+    with pytest.warns(UserWarning, match="the state that is loaded was learned with") as seen:
+        optimizer.load_state_dict(saved)
+    assert (len(seen), seen[0].filename) == (1, __file__)
+    text = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+    assert f"learned with {text}, unlike" in str(seen[0].message)
+    assert f"IVON(..., {text})" in str(seen[0].message)
+    assert [getattr(optimizer, name) for name in OTHERS] == ["price", True, True]  # it goes on as it was made
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made(**changes).load_state_dict(saved)
+        made().load_state_dict(through_file(optimizer.state_dict()))  # which is now learned with what it has
+        for group in saved["param_groups"]:
+            for name in OTHERS:
+                del group[f"learned_with_{name}"]
+        made().load_state_dict(saved)  # of an earlier version, which did not note it
+
+
+def test_a_state_without_a_prior_says_so():
+    saved = IVON([nn.Parameter(torch.ones(3))], lr=0.1, ess=10.0, weight_decay=0.0).state_dict()
+    with pytest.warns(UserWarning, match="weight_decay is 0 in parameter group 0"):
+        IVON([nn.Parameter(torch.ones(3))], lr=0.1, ess=10.0).load_state_dict(saved)
+
+
 def released_package():
     """Parameters and optimizer as ivon-opt 0.1.3 has saved them (golden/record.py), and ours to load into."""
     saved = torch.load(Path(__file__).parent / "golden" / "ivon_opt_state.pt", weights_only=True)
@@ -143,7 +177,9 @@ def released_package():
 
 def test_state_of_the_released_package_loads():
     saved, params, optimizer = released_package()
-    optimizer.load_state_dict(saved)
+    with pytest.warns(UserWarning, match=r"saved by ivon-opt, .* `step` is an estimate, 372") as seen:
+        optimizer.load_state_dict(saved)
+    assert (len(seen), seen[0].filename) == (1, __file__)
     for group, old in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         for name in ("lr", "ess", "hess_init", "beta1", "beta2", "weight_decay", "clip_radius"):
             assert group[name] == old[name]
@@ -152,6 +188,7 @@ def test_state_of_the_released_package_loads():
             assert torch.equal(flat, old[name])
             assert not torch.equal(flat, torch.full_like(flat, flat[0].item()))
     # The package does not save the number of steps; with momentum there is no bias left to correct.
+    assert all(optimizer.state[p]["momentum_weight"] == 1 for p in params)
     assert all(1 - 0.9 ** optimizer.state[p]["step"] == 1 for p in params)
     before = [p.detach().clone() for p in params]
     with optimizer.sampled_params(train=True):
@@ -168,3 +205,5 @@ def test_unfit_states_of_the_released_package_are_refused():
     other = IVON([{"params": params[:1]}, {"params": params[1:]}], lr=9.0, ess=1.0)
     with pytest.raises(ValueError, match="another model"):
         other.load_state_dict(saved)
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        IVON(params, lr=9.0, ess=1.0).load_state_dict(saved)

@@ -9,8 +9,10 @@ from ivon import reference
 
 STEPS = 12
 SCHEDULERS = {
-    # OneCycleLR moves `momentum` or `betas` too, by default; IVON's momentum is called beta1.
     "one cycle": lambda o: lr_scheduler.OneCycleLR(o, 0.6, total_steps=STEPS + 1, cycle_momentum=False),
+    # These two move the momentum, too, by default.
+    "one cycle, momentum": lambda o: lr_scheduler.OneCycleLR(o, 0.6, total_steps=STEPS + 1),
+    "cyclic": lambda o: lr_scheduler.CyclicLR(o, 0.1, 0.8, step_size_up=4),
     "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=STEPS),
     "warmup by lambda": lambda o: lr_scheduler.LambdaLR(o, lambda step: min(1.0, (step + 1) / 4)),
     "warmup, then cosine": lambda o: lr_scheduler.SequentialLR(
@@ -19,28 +21,71 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.parametrize("tensor", [False, True])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_scheduler_equals_setting_lr_by_hand(task, name):
-    guinea_pig = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+def test_scheduler_equals_setting_numbers_by_hand(task, name, tensor):
+    """Those that it sets for AdamW; the learning rate may be a tensor, which it then changes in place."""
+    lr = (lambda: torch.tensor(1.0, dtype=torch.float64)) if tensor else (lambda: 1.0)
+    guinea_pig = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=lr(), betas=(0.9, 0.999))
     scheduler = SCHEDULERS[name](guinea_pig)
-    rates = []
+    settings = []
     for _ in range(STEPS):
-        rates.append(guinea_pig.param_groups[0]["lr"])
+        (group,) = guinea_pig.param_groups
+        settings.append({"lr": float(group["lr"]), "beta1": float(group["betas"][0])})
         guinea_pig.step()
         scheduler.step()
-    assert len(set(rates)) > 3
+    assert len({s["lr"] for s in settings}) > 3
+    assert (len({s["beta1"] for s in settings}) > 3) == (name in ("one cycle, momentum", "cyclic"))
 
     model_by_hand = task.model()
     by_hand = task.optimizer(model_by_hand)
-    for k, rate in enumerate(rates):
-        by_hand.param_groups[0]["lr"] = rate
+    for k, numbers in enumerate(settings):
+        by_hand.param_groups[0] |= numbers
         task.train(model_by_hand, by_hand, [k])
 
     model = task.model()
-    optimizer = task.optimizer(model)
+    optimizer = task.optimizer(model, lr=lr())
+    kept = optimizer.param_groups[0]["lr"]
     task.train(model, optimizer, after_step=SCHEDULERS[name](optimizer).step)
     task.assert_same(optimizer, by_hand)
     task.assert_learned(model, optimizer, at_most=0.7)  # warm-up and cooling leave less learning
+    assert not tensor or optimizer.param_groups[0]["lr"] is kept
+
+
+@pytest.mark.parametrize("name", ["one cycle, momentum", "cyclic"])
+def test_a_cycle_continues_from_checkpoints(task, name):
+    def make():
+        model = task.model()
+        optimizer = task.optimizer(model)
+        return model, optimizer, SCHEDULERS[name](optimizer)
+
+    def train(parts, steps):
+        task.train(parts[0], parts[1], steps, after_step=parts[2].step)
+
+    whole, half, resumed = make(), make(), make()
+    train(whole, range(STEPS))
+    train(half, range(5))
+    for part, saved in zip(resumed, half, strict=True):
+        part.load_state_dict(saved.state_dict())
+    train(resumed, range(5, STEPS))
+    task.assert_same(resumed[1], whole[1])
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_rate_on_the_host_for_a_compiled_step(task, capturable):
+    """With a tensor PyTorch need not compile anew for every rate."""
+    plain, model = task.model(), task.model()
+    by_hand = task.optimizer(plain)
+    optimizer = task.optimizer(model, lr=torch.tensor([1.0]), capturable=capturable)
+    step = torch.compile(optimizer.step, backend="eager")
+    for k, rate in enumerate((1.0, 0.5, 0.25)):
+        by_hand.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"].fill_(rate)
+        task.train(plain, by_hand, [k])
+        with optimizer.sampled_params(train=True):
+            task.loss(model, task.batch(k)).backward()
+        step()
+    task.assert_same(optimizer, by_hand, atol=1e-5, rtol=1e-5)
 
 
 def test_plateau_scheduler_lowers_the_rate_when_the_loss_stalls(task):
