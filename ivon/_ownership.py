@@ -12,7 +12,7 @@ class Foreign(PermissionError):
     """Another user can change what lies there. Says, in one line, where that comes from."""
 
 
-def own_folder(folder: Path) -> Path:
+def own_folder(folder: Path, mode: int = 0o700) -> Path:
     """The folder without links in its path, made if need be, in which nobody else can put or swap anything.
 
     Foreign if somebody else can: through the folder, or through one above it. They are looked at from the
@@ -21,7 +21,7 @@ def own_folder(folder: Path) -> Path:
     folder = Path(os.path.realpath(folder))
     for place in (*reversed(folder.parents), folder):
         if not os.path.lexists(place):
-            place.mkdir(mode=0o700, exist_ok=True)  # another process may be as far
+            place.mkdir(mode, exist_ok=True)  # another process may be as far
         if os.name == "posix":
             status = place.lstat()
             if not stat.S_ISDIR(status.st_mode):

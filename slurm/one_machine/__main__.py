@@ -14,7 +14,7 @@ from experiments.errors import RunError, UserError
 from slurm.one_machine.cluster import OneMachine
 from slurm.one_machine.configuration import Settings
 
-DIRECTORY = Path("/tmp/ivon-one-machine")
+DIRECTORY = Path("/var/lib/ivon-one-machine")  # where nobody but root can be first
 
 
 def main() -> int:
