@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from experiments.engine.spec.base import Source
 from experiments.errors import UserError
 from experiments.executors import executor
 from experiments.status import state_of
+from experiments.termination import Terminated
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 WAIT_SECONDS = 10.0  # between two looks at a cluster
@@ -41,10 +43,11 @@ def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     _check_gpus(options)
     store = Store(files.writable_folder(args.runs))
     check_data(specs)
-    failed = _launch(specs, store, options)
-    if failed is None:
+    try:
+        failed = _launch(specs, store, options)
+    except KeyboardInterrupt:
         print("stopped; the same command continues where it stopped", file=sys.stderr)
-        return 130
+        raise
     return _finish(specs, failed, store, artefact, scale, args)
 
 
@@ -205,8 +208,8 @@ def _changed(specs: list[Spec], changes: dict[str, str]) -> list[Spec]:
     return list(found.values())
 
 
-def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str] | None:
-    """What failed, by spec id; None if somebody stopped it."""
+def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str]:
+    """What failed, by spec id; KeyboardInterrupt or Terminated if somebody stopped it."""
     failed = {}
     for spec in specs:
         record = store.load(spec)
@@ -216,10 +219,7 @@ def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str]
     if not missing:
         print(f"nothing to run: {len(specs)} of {len(specs)} runs are over", file=sys.stderr)
         return failed
-    try:
-        fetch_data(missing, data_root())  # here, and not in a worker: it is seen, and Ctrl-C ends it
-    except KeyboardInterrupt:
-        return None
+    fetch_data(missing, data_root())  # here, and not in a worker: it is seen, and Ctrl-C ends it
     print(
         f"{len(missing)} of {len(specs)} runs to do, {options.jobs} at a time on {options.device}; "
         f"interrupt at will, the same command continues",
@@ -231,7 +231,9 @@ def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str]
         finished = launcher.run(missing)
     finally:
         shown.close()
-    return {**failed, **launcher.failed} if finished else None
+    if not finished:
+        raise KeyboardInterrupt if launcher.stopped_by == signal.SIGINT else Terminated
+    return {**failed, **launcher.failed}
 
 
 def _report(specs: list[Spec], store: Store) -> None:

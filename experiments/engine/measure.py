@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from experiments.engine import files
+from experiments.engine.compiler_cache import guard_compiler_cache
 from experiments.engine.distributed import single
 from experiments.engine.execute import CPU_THREADS
 from experiments.engine.machine import machine_facts
@@ -19,6 +20,7 @@ STEPS, SECONDS = 100, 20.0  # whichever comes first
 
 def measure(spec: Training, store: Store, device: str) -> dict[str, Any]:
     """Time some steps of `spec` and keep the result in the store's `throughput` folder."""
+    guard_compiler_cache()
     torch.set_num_threads(CPU_THREADS)  # as in a run
     group = single(torch.device(device))
     task = spec.begin(group)
