@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from experiments.engine.progress import display
 from experiments.engine.record import Snapshot, Store
 from experiments.engine.spec import Spec, nearest, parse_spec
 from experiments.engine.spec.base import Source
-from experiments.errors import UserError
+from experiments.errors import RunError, UserError
 from experiments.executors import executor
 from experiments.status import state_of
 from experiments.termination import Terminated
@@ -57,10 +58,17 @@ def _on_cluster(specs: list[Spec], artefact: Artefact, scale: Scale, args: argpa
     cluster = executor(args.executor)
     profile = cluster.check(args.cluster, args.jobs, args.processes)
     store = Store(files.writable_folder(args.runs.absolute()))
-    for line in cluster.run(specs, store, profile, args.processes, known_stores(store)):
+    lines, left = cluster.run(specs, store, profile, args.processes, known_stores(store))
+    for line in lines:
         print(line, file=sys.stderr)
     while args.wait and _waits(specs, store, cluster):
         time.sleep(WAIT_SECONDS)
+        if left:
+            with suppress(RunError):  # the cluster does not answer; it is asked again
+                lines, after = cluster.run(left, store, profile, args.processes, known_stores(store))
+                if len(after) < len(left):
+                    print(*lines, sep="\n", file=sys.stderr)
+                left = after
     where = cluster.Whereabouts(store)
     states = {spec.id: state_of(spec, store, where) for spec in specs}
     if not where.asked or any(state.startswith(("waiting", "next", "running")) for state in states.values()):
