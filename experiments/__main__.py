@@ -7,6 +7,7 @@ import os
 import sys
 
 from experiments.errors import RunError, UserError
+from experiments.termination import INTERRUPTED, TERMINATED, Terminated, raise_when_terminated
 
 
 def main(arguments: list[str]) -> int:
@@ -28,8 +29,10 @@ def main(arguments: list[str]) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{error.strerror or error}", file=sys.stderr)
         return 1
+    except Terminated:
+        return TERMINATED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 def _abandon_unwritable_output() -> None:
@@ -41,4 +44,5 @@ def _abandon_unwritable_output() -> None:
 
 
 if __name__ == "__main__":
+    raise_when_terminated()
     sys.exit(main(sys.argv[1:]))

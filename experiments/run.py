@@ -3,10 +3,12 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from experiments.engine.progress import display
 from experiments.engine.record import Snapshot, Store
 from experiments.engine.spec import Spec, nearest, parse_spec
 from experiments.engine.spec.base import Source
-from experiments.errors import UserError
+from experiments.errors import RunError, UserError
 from experiments.executors import executor
 from experiments.status import state_of
+from experiments.termination import Terminated
 
 WAIT_SECONDS = 10.0  # between two looks at a cluster
 
@@ -41,10 +44,11 @@ def run(artefact: Artefact, scale: Scale, args: argparse.Namespace) -> int:
     _check_gpus(options)
     store = Store(files.writable_folder(args.runs))
     check_data(specs)
-    failed = _launch(specs, store, options)
-    if failed is None:
+    try:
+        failed = _launch(specs, store, options)
+    except KeyboardInterrupt:
         print("stopped; the same command continues where it stopped", file=sys.stderr)
-        return 130
+        raise
     return _finish(specs, failed, store, artefact, scale, args)
 
 
@@ -54,10 +58,17 @@ def _on_cluster(specs: list[Spec], artefact: Artefact, scale: Scale, args: argpa
     cluster = executor(args.executor)
     profile = cluster.check(args.cluster, args.jobs, args.processes)
     store = Store(files.writable_folder(args.runs.absolute()))
-    for line in cluster.run(specs, store, profile, args.processes, known_stores(store)):
+    lines, left = cluster.run(specs, store, profile, args.processes, known_stores(store))
+    for line in lines:
         print(line, file=sys.stderr)
     while args.wait and _waits(specs, store, cluster):
         time.sleep(WAIT_SECONDS)
+        if left:
+            with suppress(RunError):  # the cluster does not answer; it is asked again
+                lines, after = cluster.run(left, store, profile, args.processes, known_stores(store))
+                if len(after) < len(left):
+                    print(*lines, sep="\n", file=sys.stderr)
+                left = after
     where = cluster.Whereabouts(store)
     states = {spec.id: state_of(spec, store, where) for spec in specs}
     if not where.asked or any(state.startswith(("waiting", "next", "running")) for state in states.values()):
@@ -205,17 +216,14 @@ def _changed(specs: list[Spec], changes: dict[str, str]) -> list[Spec]:
     return list(found.values())
 
 
-def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str] | None:
-    """What failed, by spec id; None if somebody stopped it."""
+def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str]:
+    """What failed, by spec id; KeyboardInterrupt or Terminated if somebody stopped it."""
     failed = {spec.id: why for spec in specs if (why := store.why_failed(spec))}
     missing = [spec for spec in specs if not store.is_over(spec)]
     if not missing:
         print(f"nothing to run: {len(specs)} of {len(specs)} runs are over", file=sys.stderr)
         return failed
-    try:
-        fetch_data(missing, data_root())  # here, and not in a worker: it is seen, and Ctrl-C ends it
-    except KeyboardInterrupt:
-        return None
+    fetch_data(missing, data_root())  # here, and not in a worker: it is seen, and Ctrl-C ends it
     print(
         f"{len(missing)} of {len(specs)} runs to do, {options.jobs} at a time on {options.device}; "
         f"interrupt at will, the same command continues",
@@ -227,7 +235,9 @@ def _launch(specs: list[Spec], store: Store, options: Options) -> dict[str, str]
         finished = launcher.run(missing)
     finally:
         shown.close()
-    return {**failed, **launcher.failed} if finished else None
+    if not finished:
+        raise KeyboardInterrupt if launcher.stopped_by == signal.SIGINT else Terminated
+    return {**failed, **launcher.failed}
 
 
 def _report(specs: list[Spec], store: Store) -> None:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ivon._kernels import Flags, Numbers
+from ivon._ownership import Foreign, open_own, own_folder
 from ivon._stretches import PLAIN, all_lie_alike, laid_out_like
 
 SOURCE = Path(__file__).with_name("_native.c")
@@ -196,8 +197,7 @@ def tell_autograd(params: list[Tensor]) -> None:
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None, with a warning, if they cannot be compiled here."""
     try:
-        with tempfile.TemporaryDirectory(prefix="ivon-") as scratch:
-            return _load(Path(scratch))
+        return _load()
     except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: a CC that is no command
         said = getattr(error, "stderr", None) or str(error)
         reason = said.strip().partition("\n")[0]
@@ -205,7 +205,7 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def _load(scratch: Path) -> ctypes.CDLL:
+def _load() -> ctypes.CDLL:
     """The functions from the user's cache; otherwise they are compiled, and put there if that is possible."""
     found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not found:
@@ -215,11 +215,20 @@ def _load(scratch: Path) -> ctypes.CDLL:
     # A home may be shared by machines of different kinds; -march=native is another thing on each.
     node = platform.node() if any("native" in part for part in command) else ""
     depends_on = repr((SOURCE.read_bytes(), command, platform.machine(), platform.libc_ver(), node))
-    name, folder = f"native-{_digest(depends_on.encode())}", _cache_folder(scratch)
-    for kept in folder.glob(f"{name}-*.so"):
-        with suppress(OSError):  # a home may forbid to run its files: then what is compiled elsewhere is used
-            if _is_whole(kept):  # a damaged one would end the process
-                return ctypes.CDLL(str(kept))
+    name, folder = f"native-{_digest(depends_on.encode())}", _cache_folder()
+    if functions := _kept(folder, name):
+        return functions
+    with tempfile.TemporaryDirectory(prefix="ivon-") as scratch:
+        compiled = _compile(command, own_folder(Path(scratch)))
+        if folder:
+            with suppress(OSError), tempfile.TemporaryDirectory(dir=folder) as beside:
+                kept = folder / f"{name}-{_digest(compiled.read_bytes())}.so"
+                _put(shutil.copy(compiled, beside), kept)
+        return _kept(folder, name) or ctypes.CDLL(str(compiled))
+
+
+def _compile(command: list[str], scratch: Path) -> Path:
+    """The library, in a folder where nobody else can change what the compiler passes on to the linker."""
     compiled = scratch / "native.so"
     subprocess.run(
         [*command, "-o", str(compiled), str(SOURCE), "-lm"],
@@ -229,13 +238,19 @@ def _load(scratch: Path) -> ctypes.CDLL:
         text=True,
         errors="replace",  # messages may be in any encoding
         timeout=120,
+        env={**os.environ, "TMPDIR": str(scratch)},
     )
-    with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kept = folder / f"{name}-{_digest(compiled.read_bytes())}.so"
-        with tempfile.TemporaryDirectory(dir=folder) as beside:
-            _put(shutil.copy(compiled, beside), kept)
-    return ctypes.CDLL(str(compiled))
+    compiled.chmod(0o700)  # whatever the umask: what others can write to is not loaded
+    return compiled
+
+
+def _kept(folder: Path | None, name: str) -> ctypes.CDLL | None:
+    """The functions that some process has left in the cache."""
+    for file in folder.glob(f"{name}-*.so") if folder else ():
+        with suppress(OSError):  # a home may forbid to run its files: then what is compiled elsewhere is used
+            if _is_whole(file):  # a damaged one would end the process
+                return ctypes.CDLL(str(file))
+    return None
 
 
 def _put(new: str, kept: Path) -> None:
@@ -248,16 +263,25 @@ def _put(new: str, kept: Path) -> None:
 
 
 def _is_whole(kept: Path) -> bool:
-    """Whether a file is there and has the content that its name tells."""
-    return kept.exists() and kept.name.endswith(f"-{_digest(kept.read_bytes())}.so")
+    """Whether a file is there, by nobody but the user, with the content that its name tells."""
+    try:
+        with open_own(kept) as file:
+            return kept.name.endswith(f"-{_digest(file.read())}.so")
+    except OSError:
+        return False
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _cache_folder(otherwise: Path) -> Path:
+def _cache_folder() -> Path | None:
+    """Where the functions are kept; None if there is no such place. Code from there is run, so a folder that
+    others can write to will not do."""
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ivon"
-    except RuntimeError:  # the user has no home
-        return otherwise
+        return own_folder(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ivon")
+    except Foreign as error:
+        warnings.warn(f"IVON's step on CPUs is compiled anew by each process: {error}", stacklevel=4)
+    except (OSError, RuntimeError):  # a disk that is full or read-only; a user without a home
+        pass
+    return None

@@ -4,16 +4,18 @@ A job is told to make way by USR2, before its time limit or a preemption, where 
 has its workers write checkpoints, and puts itself back into the queue. SIGTERM comes before a kill, of a
 cancelled job too: it has them write checkpoints, and waits for SLURM to do what it has decided. Whatever
 comes without a warning costs what was done since the last checkpoint.
+
+`python -m slurm.job FOLDER SETTINGS` is what a job runs. The settings are on its command line, which SLURM
+keeps; its runs are read from the folder, as data: a pickle would be code of whoever can write there.
 """
 
+import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ import submitit
 from experiments.engine.local import Launcher, Options
 from experiments.engine.progress import display
 from experiments.engine.record import Store
-from experiments.engine.spec import parse_spec
-from experiments.errors import RunError
+from experiments.engine.spec import Spec, parse_spec
+from experiments.errors import RunError, UserError
 from experiments.paths import user_path
+from experiments.termination import TERMINATED, Terminated, raise_when_terminated
 from slurm import queue
 from slurm.joint import DIED, Joint
 from slurm.profile import ROOT
@@ -32,15 +35,16 @@ from slurm.scratch import use_copies
 from slurm.version import note_skew
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+MADE_WAY = 128 + signal.SIGUSR2  # exit status
 END_SECONDS = 3600.0  # SLURM, which has announced the end of the job, has so long to end it
+VISIBLE_SECONDS = 60  # until a node sees what was written elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The runs of one element of a submission; plain data, which submitit pickles."""
+    """How the elements of a submission do their work."""
 
     root: str  # of the store
-    specs: list[dict[str, Any]]  # a training before the evaluations that need it
     device: str
     processes: int
     side_by_side: int
@@ -49,13 +53,22 @@ class Job:
     data_scratch: str | None
     versions: dict[str, str | None]  # at the submission
 
-    def __call__(self) -> dict[str, str]:
-        """Run what is not over; which runs have failed, and why."""
+    def arguments(self, folder: Path) -> list[str]:
+        """Of `python`."""
+        return ["-u", "-m", "slurm.job", str(folder), json.dumps(asdict(self))]
+
+    def __call__(self, specs: list[Spec]) -> None:
+        """Run what is not over; a training comes before the evaluations that need it."""
         environment = submitit.JobEnvironment()
-        make_way = signal.getsignal(signal.SIGUSR2)  # submitit's: it requeues
+        leads = environment.global_rank == 0
+
+        def make_way(*_: Any) -> None:
+            if leads:  # a quarter of the time, as the stop may have taken half of it
+                _make_way(environment.job_id, self.signal_seconds / 4)
+
+        signal.signal(signal.SIGUSR2, make_way)
         _announce_the_end(environment.job_id, self.signal_seconds)
         note_skew(self.versions)
-        specs = [parse_spec(spec) for spec in self.specs]
         if self.data_scratch:
             use_copies(specs, user_path(self.data_scratch, "data_scratch", base=ROOT))
         store = Store(Path(self.root))
@@ -76,33 +89,46 @@ class Job:
             specs = [spec for spec in specs if not store.is_over(spec)]
         finished = launcher.run(specs, STOP_SIGNALS)
         shown.close()
-        if not finished and environment.global_rank == 0:
+        if not finished and leads:
             if launcher.stopped_by == signal.SIGUSR2:
-                # A quarter of the time, as the stop may have taken half of it.
-                _make_way(environment.job_id, make_way, self.signal_seconds / 4)  # type: ignore[arg-type]
-            print("stopped; SLURM ends this job", file=sys.stderr, flush=True)
-            time.sleep(END_SECONDS)
-            sys.exit(128 + signal.SIGTERM)
-        return launcher.failed
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """For submitit: what to run when the job is back, the same, as all that was reached is in files."""
-        return submitit.helpers.DelayedSubmission(self)
+                make_way()
+            _await_the_end()
 
 
-def _make_way(job: str, requeue: Callable[[int, Any], None], patience: float) -> None:
-    """Put this job back into the queue, unless SLURM has decided on it already; then return.
+def work_file(folder: Path, index: int) -> Path:
+    """Where the runs of element `index` are told."""
+    return folder / f"work-{index}.json"
 
-    SystemExit if the controller stays away for longer than `patience` seconds: the job's script asks further.
+
+def _read_work(file: Path) -> list[Spec]:
+    for _ in range(VISIBLE_SECONDS):
+        try:
+            return [parse_spec(spec) for spec in json.loads(file.read_text())]
+        except FileNotFoundError:
+            time.sleep(1)
+    raise RunError(f"{file} is not to be seen on this node")
+
+
+def _await_the_end() -> None:
+    print("stopped; SLURM ends this job", file=sys.stderr, flush=True)
+    time.sleep(END_SECONDS)
+    sys.exit(TERMINATED)
+
+
+def _make_way(job: str, patience: float) -> None:
+    """Put this job back into the queue and leave; return if SLURM has decided on it already.
+
+    If the controller stays away for longer than `patience` seconds, leave too: the job's script asks further.
     """
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM may announce the end a second time
     end = time.monotonic() + patience
     while True:
         try:
-            if queue.state_of(job) == "RUNNING":
-                requeue(signal.SIGUSR2, None)  # does not return
-            return
-        except (RunError, subprocess.SubprocessError) as error:
+            if queue.state_of(job) != "RUNNING":
+                return
+            queue.requeue(job)
+            sys.exit(MADE_WAY)
+        except RunError as error:
             if time.monotonic() > end:
                 print(f"cannot go back into the queue now: {error}", file=sys.stderr, flush=True)
                 sys.exit(DIED)
@@ -124,3 +150,21 @@ def _announce_the_end(job: str, seconds: float) -> None:
         os.kill(os.getpid(), signal.SIGUSR2)
 
     threading.Thread(target=announce, daemon=True).start()
+
+
+def main(folder: str, settings: str) -> None:
+    """The work of this element; its exit status tells the job's script."""
+    raise_when_terminated()
+    os.environ["SUBMITIT_FOLDER"] = folder
+    try:
+        index = int(submitit.JobEnvironment().array_task_id or 0)
+        Job(**json.loads(settings))(_read_work(work_file(Path(folder), index)))
+    except Terminated:
+        _await_the_end()
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -16,6 +16,7 @@ from typing import Any
 import submitit
 
 from experiments.engine import lock
+from experiments.engine.compiler_cache import guard_compiler_cache
 from experiments.engine.gpus import DEVICE_LOST
 from experiments.engine.local import POLL_SECONDS, Launcher, Options
 from experiments.engine.progress import Display
@@ -39,12 +40,13 @@ class Joint:
 
     def run(self, specs: list[Spec], signals: tuple[int, ...]) -> bool:
         """As `Launcher.run`. SystemExit if a process died, so that SLURM ends the other tasks too."""
+        guard_compiler_cache()
         group = submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
         previous = {number: signal.signal(number, self._stop) for number in signals}
         try:
             for number, spec in enumerate(spec for spec in specs if isinstance(spec, Training)):
                 # Tasks need not see the same records yet: whether this one is over, their processes agree.
-                if not self._train(spec, port=group.master_port + number):
+                if self.stopped_by is not None or not self._train(spec, port=group.master_port + number):
                     return False
         finally:
             for number, handler in previous.items():

@@ -33,19 +33,27 @@ def check(cluster: str | None, jobs: int | None, processes: int | None) -> Clust
 
 def run(
     specs: list[Spec], store: Store, cluster: Cluster, processes: int | None, known: list[Store]
-) -> list[str]:
-    """Submit what is missing; what was done, in lines for the user. `known` stores tell of times."""
+) -> tuple[list[str], list[Spec]]:
+    """Submit what is missing; what was done, in lines for the user, and what is left since SLURM takes no
+    more at the moment. `known` stores tell of times.
+    """
     of = _processes(cluster, processes)
     _check_shared(specs, store, cluster, of)
     _fetch_data(specs, cluster)
     throughput = Throughput(known, cluster.device)
-    submitted, waiting = submit(specs, store, cluster, of, throughput.seconds)
-    lines = [f"{waiting} runs were queued or running already"] if waiting else []
-    return lines + [
+    outcome = submit(specs, store, cluster, of, throughput.seconds)
+    lines = [f"{outcome.waiting} runs were queued or running already"] if outcome.waiting else []
+    lines += [
         f"submitted {array.runs} runs in {_jobs(array.jobs)} ({_describe(array.needs, cluster)}): "
         f"SLURM's number {array.job}"
-        for array in submitted
+        for array in outcome.arrays
     ]
+    if outcome.limit:
+        lines.append(
+            f"{len(outcome.left)} runs are not submitted: SLURM takes no more jobs from you at the moment "
+            f"({outcome.limit}); run this again once some are over"
+        )
+    return lines, outcome.left
 
 
 def plan(

@@ -41,6 +41,7 @@ class Cluster(BaseModel):
     signal_seconds: Annotated[int, Field(ge=10, le=1200)] = 120
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
     max_running: Count = 64
+    max_array_size: Count | None = None  # elements of a job array; None: the cluster is asked
     setup: tuple[Line, ...] = ()
     environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Line] = {}
     data_scratch: Line | None = None
@@ -78,7 +79,7 @@ def load(name: str | None) -> Cluster:
         raise UserError(f"no cluster named: give --cluster or set IVON_CLUSTER; known: {', '.join(known)}")
     path = user_path(name, "cluster") if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
         if name.endswith(".toml"):
             raise UserError(f"cluster profile {path}: {error.strerror}") from None
@@ -86,9 +87,16 @@ def load(name: str | None) -> Cluster:
             f"unknown cluster {name!r}; {nearest(name, known)}, or a path to a .toml file"
         ) from None
     try:
+        text = content.decode("utf-8-sig")  # Windows' editors write a byte-order mark
         return Cluster.model_validate(_with_tuples(tomllib.loads(text)))
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        byte = content[error.start]
+        raise UserError(f"cluster profile {path}: not UTF-8: byte 0x{byte:02x} in line {line}") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"cluster profile {path}: not TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"cluster profile {path}: not TOML that can be read: nested too deep") from None
     except ValidationError as error:
         raise UserError(f"cluster profile {path}: {one_line(error)}") from None
 

@@ -67,6 +67,21 @@ def cancel(jobs: list[str]) -> None:
     _ask("scancel", *jobs)
 
 
+def requeue(job: str) -> None:
+    """Put a running job back into the queue."""
+    _ask("scontrol", "requeue", job)
+
+
+def max_array_size() -> int | None:
+    """How many elements a job array may have; None if the cluster does not say."""
+    try:
+        text = _ask("scontrol", "show", "config")
+    except (UserError, RunError):  # not on every machine with sbatch, not for every user
+        return None
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return max(int(found[1]), 1) if found else None  # 0: no arrays; a job alone is none
+
+
 def _ask(*command: str) -> str:
     for attempt in range(1, ATTEMPTS + 1):
         try:

@@ -62,10 +62,11 @@ def new(store: Store, tasks: list[list[str]], **facts: Any) -> Submission:
 def submissions(store: Store) -> Iterator[Submission]:
     """All there are, the newest first."""
     for folder in sorted((store.root / FOLDER).glob(f"{PREFIX}*"), reverse=True):
-        path = folder / "submission.json"
-        if path.exists():  # else its writer died, and nothing was submitted
-            content = json.loads(path.read_text())
-            yield Submission(folder, content["tasks"], content["time"])
+        try:
+            content = json.loads((folder / "submission.json").read_text())
+        except (FileNotFoundError, PermissionError):
+            continue  # its writer died, and nothing was submitted; or another user submits just now
+        yield Submission(folder, content["tasks"], content["time"])
 
 
 @dataclass(frozen=True)

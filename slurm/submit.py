@@ -1,11 +1,16 @@
 """Submitting: what is missing of an artefact becomes job arrays, through submitit."""
 
 import fcntl
+import json
+import os
 import re
 import shlex
+import shutil
+import stat
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ from experiments.engine.spec import Spec, Training
 from experiments.errors import RunError, UserError
 from slurm import queue
 from slurm.grouping import ARRAY_LIMIT, Bundle, Needs, Seconds, bundles, tasks
-from slurm.job import Job
+from slurm.job import Job, work_file
 from slurm.joint import DIED
 from slurm.profile import ROOT, Cluster
 from slurm.submission import FOLDER, new, places
@@ -28,7 +33,9 @@ from slurm.submission import FOLDER, new, places
 DEATHS = 3  # of a job that did not live for long in between: then it is given up
 LONG_SECONDS = 1800
 QUESTIONS, QUESTION_SECONDS = 30, 10  # of a job that would go back into the queue
-EVER = 1_000_000  # times that a job may reach its time limit: its end is when its runs are over
+# SLURM's reasons: QOSMaxSubmitJobPerUserLimit, AssocGrpSubmitJobsLimit and the like
+SUBMIT_LIMIT = re.compile(r"\w*SubmitJob\w*Limit")
+PERHAPS_SUBMIT_LIMIT = "job submit limit"  # one of several that SLURM's error itself may mean
 
 
 @dataclass(frozen=True)
@@ -41,31 +48,83 @@ class Submitted:
     runs: int
 
 
+@dataclass
+class Outcome:
+    """What came of a submission."""
+
+    waiting: int  # runs that were queued or running already
+    arrays: list[Submitted] = field(default_factory=list)
+    left: list[Spec] = field(default_factory=list)  # not submitted, as SLURM takes no more at the moment
+    limit: str = ""  # SLURM's words about that
+
+    @property
+    def runs(self) -> int:
+        return sum(array.runs for array in self.arrays)
+
+
+class _Refused(UserError):
+    """SLURM's own words."""
+
+
 def submit(
     specs: list[Spec],
     store: Store,
     cluster: Cluster,
     processes: Callable[[Training], int],
     seconds: Seconds,
-) -> tuple[list[Submitted], int]:
-    """Submit what is missing of `specs`; the arrays, and how many runs were queued or running already."""
+) -> Outcome:
+    """Submit what is missing of `specs`, or as much of it as SLURM takes from one user."""
     queue.require_slurm()
     with _alone(store):
         # First the queue and then the records, as a run may end between the two.
         known = places(store, queue.live_elements())
         jobs = {run: place.element.job for run, place in known.items() if place.element}
-        waiting = sum(spec.id in jobs for spec in specs if not store.is_over(spec))
-        submitted: list[Submitted] = []
+        outcome = Outcome(sum(spec.id in jobs for spec in specs if not store.is_over(spec)))
+        most = cluster.max_array_size or queue.max_array_size() or ARRAY_LIMIT
         for _ in range(2):  # mixtures come after their members
             left = bundles(specs, over=store.is_over, jobs=jobs, processes=processes)
             for needs, together in tasks(left, cluster, seconds).items():
-                for begin in range(0, len(together), ARRAY_LIMIT):
-                    chunk = together[begin : begin + ARRAY_LIMIT]
-                    job = _submit_array(chunk, needs, store, cluster)
-                    runs = [spec.id for task in chunk for bundle in task for spec in bundle.specs]
-                    submitted.append(Submitted(job, needs, len(chunk), len(runs)))
-                    jobs |= dict.fromkeys(runs, job)
-    return submitted, waiting
+                if not outcome.limit:
+                    _submit_in_portions(together, most, needs, store, cluster, outcome, jobs)
+        if outcome.limit:
+            outcome.left = [spec for spec in specs if spec.id not in jobs and not store.is_over(spec)]
+    return outcome
+
+
+def _submit_in_portions(
+    together: list[list[Bundle]],
+    most: int,
+    needs: Needs,
+    store: Store,
+    cluster: Cluster,
+    outcome: Outcome,
+    jobs: dict[str, str],
+) -> None:
+    """As arrays of at most so many jobs, and of fewer once SLURM takes no more from this user."""
+    while together:
+        portion = together[:most]
+        try:
+            job = _submit_array(portion, needs, store, cluster)
+        except _Refused as refused:
+            limit = SUBMIT_LIMIT.search(str(refused))
+            if not limit and PERHAPS_SUBMIT_LIMIT not in str(refused):
+                raise _with_what_was_taken(refused, outcome) from None
+            if len(portion) > 1:
+                most = len(portion) // 2
+                continue
+            if not limit and not outcome.arrays and not outcome.waiting:
+                raise  # this job is too much for the cluster, rather than one more
+            outcome.limit = limit[0] if limit else str(refused)
+            return
+        runs = [spec.id for task in portion for bundle in task for spec in bundle.specs]
+        outcome.arrays.append(Submitted(job, needs, len(portion), len(runs)))
+        jobs |= dict.fromkeys(runs, job)
+        together = together[most:]
+
+
+def _with_what_was_taken(refused: _Refused, outcome: Outcome) -> UserError:
+    before = f"; {outcome.runs} runs were submitted before that, and stay" if outcome.arrays else ""
+    return UserError(f"{refused}{before}")
 
 
 @contextmanager
@@ -73,22 +132,37 @@ def _alone(store: Store) -> Iterator[None]:
     """One submitter at a time, or two would both find the same runs missing."""
     folder = store.root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        lock.flock(file.fileno(), fcntl.LOCK_EX, folder)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        lock.flock(descriptor, fcntl.LOCK_EX, folder)
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _for_its_owner_alone(folder: Path) -> Iterator[None]:
+    """While the script lies there that SLURM is about to read, and in which nobody else is to write."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    folder.chmod(0o700)
+    try:
+        yield
+    finally:
+        if folder.exists():
+            folder.chmod(mode & ~0o022)
 
 
 def _submit_array(together: list[list[Bundle]], needs: Needs, store: Store, cluster: Cluster) -> str:
-    """The number that SLURM gave to it; UserError with SLURM's own words if it refuses."""
+    """The number that SLURM gave to it; _Refused with SLURM's own words if it refuses."""
     runs = [[spec for bundle in task for spec in bundle.specs] for task in together]
     versions = code_versions()
     submission = new(store, [[spec.id for spec in task] for task in runs], needs=_shown(needs), **versions)
-    executor = submitit.SlurmExecutor(submission.folder, max_num_timeout=EVER)
-    executor.update_parameters(**_parameters(submission.folder, needs, cluster))
-    work = [
-        Job(
+    with _for_its_owner_alone(submission.folder):
+        for index, task in enumerate(runs):
+            content = json.dumps([spec.model_dump(mode="json") for spec in task])
+            work_file(submission.folder, index).write_text(content)
+        job = Job(
             root=str(store.root.absolute()),
-            specs=[spec.model_dump(mode="json") for spec in task],
             device=cluster.device,
             processes=needs.processes,
             side_by_side=needs.side_by_side,
@@ -97,41 +171,34 @@ def _submit_array(together: list[list[Bundle]], needs: Needs, store: Store, clus
             data_scratch=cluster.data_scratch,
             versions=versions,
         )
-        for task in runs
-    ]
-    said = StringIO()
-    try:
-        with redirect_stdout(said), redirect_stderr(said):  # submitit prints the script that was refused
-            return executor.submit_array(work)[0].job_id.partition("_")[0]
-    except submitit.core.utils.FailedJobError as error:
-        words = _words(str(error))
+        executor = submitit.SlurmExecutor(submission.folder)
+        executor.update_parameters(**_parameters(submission.folder, needs, cluster))
+        if len(runs) > 1:
+            executor.parameters["map_count"] = len(runs)
+        command = shlex.join([sys.executable, *job.arguments(submission.folder)])
+        said = StringIO()
         try:
-            job = _number(submission.name)
-        except RunError:
-            # The submission stays written down, so that the runs are not submitted again if it was taken.
-            raise RunError(
-                f"SLURM may have the job {submission.name} or not, and does not answer: {words}"
-            ) from None
-        if not job:
-            (submission.folder / "submission.json").unlink()
-            raise UserError(f"SLURM refused the job: {words}") from None
-        _leave_work(submission.folder, job, work, needs.minutes)
-        return job
+            with redirect_stdout(said), redirect_stderr(said):  # submitit prints the script that was refused
+                # Not `submit_array`, which leaves a pickle for the job to load.
+                return executor._submit_command(command).job_id
+        except submitit.core.utils.FailedJobError as error:
+            words = _words(str(error))
+            try:
+                number = _number(submission.name)
+            except RunError:
+                # The submission stays written down: else the runs are submitted again if it was taken.
+                raise RunError(
+                    f"SLURM may have the job {submission.name} or not, and does not answer: {words}"
+                ) from None
+            if not number:
+                shutil.rmtree(submission.folder)
+                raise _Refused(f"SLURM refused the job: {words}") from None
+            return number
 
 
 def _number(name: str) -> str:
     """That of the array with this name, which SLURM may have though its answer was lost; empty if not."""
     return next((e.job.partition("_")[0] for e in queue.live_elements() if e.name == name), "")
-
-
-def _leave_work(folder: Path, job: str, work: list[Job], minutes: int) -> None:
-    """Put the work where a job looks for it in its first minute, as submitit does once it has the number."""
-    for index, task in enumerate(work):
-        delayed = submitit.helpers.DelayedSubmission(task)
-        delayed.set_timeout(minutes, EVER)
-        paths = submitit.core.utils.JobPaths(folder, f"{job}_{index}" if len(work) > 1 else job)
-        with submitit.core.utils.temporary_save_path(paths.submitted_pickle) as aside:
-            delayed.dump(aside)
 
 
 def _shown(needs: Needs) -> dict[str, Any]:

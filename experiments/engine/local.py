@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from experiments.engine import lock, log
+from experiments.engine.compiler_cache import guard_compiler_cache
 from experiments.engine.gpus import share, visible_gpus
 from experiments.engine.progress import Display
 from experiments.engine.record import Store
@@ -81,6 +82,7 @@ class Launcher:
         if specs:
             with lock.claim(self.store.folder(specs[0])):
                 pass  # where files cannot be locked, this says so, and not the deaths of all workers
+            guard_compiler_cache()
         self._pending = {spec.id: spec for spec in specs}
         previous = {number: signal.signal(number, self._stop) for number in signals}
         try:

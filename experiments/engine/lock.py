@@ -19,7 +19,7 @@ def claim(folder: Path) -> Iterator[bool]:
     cannot be locked.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         try:
             flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, folder)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from experiments.engine import files
+from experiments.engine.compiler_cache import guard_compiler_cache
 from experiments.engine.distributed import single
 from experiments.engine.estimate import MEASURED
 from experiments.engine.machine import fix_arithmetic, machine_facts
@@ -20,6 +21,7 @@ STEPS, SECONDS = 100, 20.0  # whichever comes first
 def measure(spec: Training, store: Store, device: str) -> dict[str, Any]:
     """Time some steps of `spec` and keep the result in the store's `throughput` folder."""
     fix_arithmetic()  # as in a run
+    guard_compiler_cache()
     group = single(torch.device(device))
     task = spec.begin(group)
     task.begin_round()

@@ -2,7 +2,7 @@
 
 It reads specifications from its standard input and writes what happens to its standard output, a JSON line
 each. Started by torchrun, with a specification on the command line, it is one of several processes that share
-that run.
+that run. SIGTERM ends it once its run has a checkpoint, with exit status 143.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -28,6 +28,7 @@ from experiments.engine.machine import fix_arithmetic, is_of_lost_device
 from experiments.engine.record import Store
 from experiments.engine.spec import Spec, Training, parse_spec
 from experiments.engine.watch import Watch
+from experiments.termination import TERMINATED
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -60,8 +61,14 @@ def _work() -> None:
     fix_arithmetic()
     say = _own_stdout()
     stop = threading.Event()
+    lines: SimpleQueue[str] = SimpleQueue()
+
+    def asked_to_stop(*_: Any) -> None:
+        stop.set()
+        lines.put("")  # for a worker that has nothing to do
+
     for number in (signal.SIGTERM, signal.SIGUSR2):  # SLURM sends the latter to all processes of a job
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, asked_to_stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which asks for a stop
     store = Store(args.root)
     watch = Watch(
@@ -71,9 +78,12 @@ def _work() -> None:
         checkpoint_seconds=args.checkpoint_seconds,
     )
     if args.spec:
-        _member(parse_spec(json.loads(args.spec)), args.device, store, watch, say)
+        outcome = _member(parse_spec(json.loads(args.spec)), args.device, store, watch, say)
+        if stop.is_set() and outcome.end != "done":
+            sys.exit(TERMINATED)
         return
-    for line in _lines_until_orphaned():
+    threading.Thread(target=_read_until_orphaned, args=(lines, stop), daemon=True).start()
+    while line := lines.get():
         spec = parse_spec(json.loads(line))
         if args.processes > 1 and isinstance(spec, Training):
             busy = lock.is_claimed(store.folder(spec))  # cheaper than several processes that find it out
@@ -81,18 +91,20 @@ def _work() -> None:
         else:
             outcome = execute(spec, store, _alone(args.device), watch)
         say({"end": outcome.end, "why": outcome.why})
+    os._exit(TERMINATED)  # without Python's own end, which would wait for the thread that reads
 
 
 def _alone(device: str) -> Group:
     return single(torch.device(device))
 
 
-def _member(spec: Spec, device: str, store: Store, watch: Watch, say: Say) -> None:
+def _member(spec: Spec, device: str, store: Store, watch: Watch, say: Say) -> Outcome:
     group = join(device)
     outcome = execute(spec, store, group, watch)
     if group.leads:
         say({"end": outcome.end, "why": outcome.why})
     torch.distributed.destroy_process_group()
+    return outcome
 
 
 def _torchrun(spec: Spec, args: argparse.Namespace, say: Say, stop: threading.Event) -> Outcome:
@@ -146,20 +158,13 @@ def _own_stdout() -> Say:
     return say
 
 
-def _lines_until_orphaned() -> Iterator[str]:
-    """Lines of standard input. When it closes, the launcher is gone: die at once, as a kill would, and free
+def _read_until_orphaned(lines: SimpleQueue[str], stop: threading.Event) -> None:
+    """Pass on standard input. When it closes, the launcher is gone: die at once, as a kill would, and free
     the run.
     """
-    lines: SimpleQueue[str] = SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            lines.put(line)
-        os._exit(0)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        yield lines.get()
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(TERMINATED if stop.is_set() else 0)
 
 
 if __name__ == "__main__":

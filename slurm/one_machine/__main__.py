@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 from experiments.errors import RunError, UserError
+from experiments.termination import INTERRUPTED, TERMINATED, Terminated, raise_when_terminated
 from slurm.one_machine.cluster import OneMachine
 from slurm.one_machine.configuration import Settings
 
-DIRECTORY = Path("/tmp/ivon-one-machine")
+DIRECTORY = Path("/var/lib/ivon-one-machine")  # where nobody but root can be first
 
 
 def main() -> int:
@@ -40,6 +41,10 @@ def main() -> int:
     except RunError as error:
         print(error, file=sys.stderr)
         return 1
+    except Terminated:
+        return TERMINATED
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 
@@ -84,4 +89,5 @@ def _status(cluster: OneMachine) -> int:
 
 
 if __name__ == "__main__":
+    raise_when_terminated()  # or it would leave the machine in a state that only its caller ends
     sys.exit(main())

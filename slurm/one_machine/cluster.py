@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
+from experiments.engine.ownership import own_folder
 from experiments.errors import RunError, UserError
 from slurm.one_machine import host, packages
 from slurm.one_machine.configuration import Settings, configuration_files
@@ -26,12 +27,20 @@ class OneMachine:
 
     @classmethod
     def saved(cls, directory: Path) -> "OneMachine | None":
-        """The one that was started in this directory and not stopped since, or None."""
+        """The one that was started in this directory and not stopped since, or None.
+
+        UserError if the directory may be another user's work: its configuration names programs to run.
+        """
+        if not (directory / "settings.json").exists():
+            return None
+        _own(directory)
         try:
             values = json.loads((directory / "settings.json").read_text())
-        except FileNotFoundError:
+            return cls(Settings(directory=directory, **values))
+        except FileNotFoundError:  # it is stopped at this moment
             return None
-        return cls(Settings(directory=directory, **values))
+        except (ValueError, TypeError):
+            raise UserError(f"one-machine SLURM: {directory}/settings.json is damaged: remove it") from None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -58,10 +67,10 @@ class OneMachine:
         """
         _need_root()
         with host.one_at_a_time():
+            _own(self.directory)
             if self._leavings() and not OneMachine.saved(self.directory):  # stop would delete them
                 raise UserError(f"one-machine SLURM: {self.directory} holds files that are not its own")
-            log = self.directory / "log"
-            log.mkdir(parents=True, exist_ok=True)
+            log = _own(self.directory / "log")
             packages.install(self.settings.accounting, log / "apt.log")
             self._configure()
             host.add_names(self.settings.node_names, self.directory)
@@ -120,8 +129,10 @@ class OneMachine:
             return
         values = {name: value for name, value in asdict(self.settings).items() if name != "directory"}
         (self.directory / "settings.json").write_text(json.dumps(values))
-        for name in ("state", "db", *(f"spool/{node}" for node in self.settings.node_names)):
-            (self.directory / name).mkdir(parents=True, exist_ok=True)
+        for name in ("state", *(f"spool/{node}" for node in self.settings.node_names)):
+            _own(self.directory / name)
+        # For root alone: whoever reaches the socket of this database writes files as root.
+        _own(self.directory / "db").chmod(0o700)
         files = configuration_files(self.settings, host.free_ports(self.settings.ports))
         for name, text in files.items():
             path = self.directory / name
@@ -148,6 +159,26 @@ class OneMachine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return not remaining
+
+
+def _own(directory: Path) -> Path:
+    """The directory, made if need be; UserError unless it is where it seems to be, root's or the caller's
+    alone, and all in it too. What lies there is run and written by root.
+    """
+    try:
+        found = own_folder(directory, mode=0o755)  # other users may submit jobs
+        foreign = [entry for entry in found.iterdir() if _is_foreign(entry)]
+    except OSError as error:
+        raise UserError(f"one-machine SLURM: {directory} cannot be used: {error}") from None
+    if found != directory:
+        raise UserError(f"one-machine SLURM: {directory} leads to {found}: name that")
+    if foreign:  # from when others could write to the directory
+        raise UserError(f"one-machine SLURM: {foreign[0]} is a link or belongs to another user: remove it")
+    return found
+
+
+def _is_foreign(entry: Path) -> bool:
+    return entry.is_symlink() or entry.lstat().st_uid not in (0, os.geteuid())
 
 
 def _need_root() -> None:

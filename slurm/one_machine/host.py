@@ -11,6 +11,7 @@ from experiments.errors import RunError
 HOSTS = Path("/etc/hosts")
 LINK = Path("/etc/slurm/slurm.conf")
 LOCK = Path("/run/ivon-one-machine.lock")
+FIRST_USER = 1000  # numbers below are root's and those of the system's own accounts
 
 
 @contextlib.contextmanager
@@ -70,8 +71,10 @@ def _write_hosts(text: str) -> None:
 
 
 def add_link(slurm_conf: Path) -> None:
-    """For programs that clear SLURM_CONF from their environment. A configuration that is there stays."""
-    if not LINK.exists():
+    """For programs that clear SLURM_CONF from their environment. A configuration that is there stays, unless
+    a user has laid it where a link leads that a killed cluster has left: it names programs that root runs.
+    """
+    if not LINK.exists() or (LINK.is_symlink() and LINK.stat().st_uid >= FIRST_USER):
         LINK.parent.mkdir(exist_ok=True)
         LINK.unlink(missing_ok=True)  # one to a cluster whose directory is gone
         LINK.symlink_to(slurm_conf)

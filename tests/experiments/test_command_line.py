@@ -445,17 +445,20 @@ def test_killed_again_and_again(victim, tmp_path, in_process):
 
 
 @pytest.mark.slow
-def test_terminated_is_as_interrupted(tmp_path):
+def test_terminated_is_as_interrupted_and_its_workers_end_too(tmp_path):
     more = {"epochs": "1000"}
     process = start("run", "fig1c", "--runs", tmp_path, "--device", "cpu", "--jobs", 2, *settings(**more))
     which = specs(**more)
     wait_until(lambda: all(events(tmp_path, spec) for spec in which if isinstance(spec, TrainSpec)))
     process.terminate()
     code, _, err = wait(process)
-    assert code == 130, err
+    assert code == 128 + signal.SIGTERM, err
+    assert "the same command continues" in err
     for spec in which:
         if isinstance(spec, TrainSpec):
             assert list(Store(tmp_path).folder(spec).glob("checkpoint-*.pt"))
+            with pytest.raises(ProcessLookupError):
+                os.kill(events(tmp_path, spec)[0]["pid"], 0)
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def submit() -> Callable[..., list[Submitted]]:
         specs: list[Spec], store: Store, *, processes: int = 1, seconds: float | None = None, **changes
     ) -> list[Submitted]:
         cluster = Cluster(**{**profile, "checkpoint_seconds": 0.5, **changes})
-        return submit_runs(specs, store, cluster, lambda _: processes, lambda _: seconds)[0]
+        return submit_runs(specs, store, cluster, lambda _: processes, lambda _: seconds).arrays
 
     return submit
 

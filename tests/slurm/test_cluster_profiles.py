@@ -44,6 +44,7 @@ def test_a_path_or_the_environment_names_one(written, monkeypatch):
         (GOOD + 'partitoin = "gpu"\n', ["partitoin", "no such field"]),
         (GOOD + 'cpus = "two"\n', ["cpus", "two"]),
         (GOOD + "cpus = 0\n", ["cpus", "0", "1"]),
+        (GOOD + "max_array_size = 0\n", ["max_array_size", "0", "1"]),
         (GOOD + 'setup = ["a\\nb"]\n', ["setup"]),
         (GOOD + 'gpu_type = "a100"\n', ["gpu_type", "gpus_per_node"]),
         (GOOD + '[environment]\n"A B" = "x"\n', ["environment", "A B"]),
@@ -59,6 +60,39 @@ def test_a_mistake_is_one_line_that_names_file_and_field(written, text, words):
     for word in (path, *words):
         assert word in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (GOOD.encode() + b'\npartition = "b\xfcro"\n', ["not UTF-8", "0xfc", "line 3"]),
+        (GOOD.encode("utf-16"), ["not UTF-8", "line 1"]),
+        (b"a = " + 5000 * b"[", ["not TOML"]),
+    ],
+)
+def test_a_file_that_is_no_text_is_one_line_and_exit_code_2(content, words, tmp_path, capsys):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    command = [
+        "run",
+        "fig1c",
+        "--executor",
+        "slurm",
+        "--cluster",
+        str(path),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: cluster profile {path}: ") and said.count("\n") == 1
+    for word in words:
+        assert word in said
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert load(str(tmp_path / "mine.toml")).time_limit_minutes == 60
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Copies of data sets on a node's own disk."""
 
+import os
+
 import pytest
 
 from baselines.settings import SGD
@@ -77,3 +79,27 @@ def test_what_has_no_copy_is_found_where_it_is(shared, tmp_path, monkeypatch):
     assert not (scratch / FOLDER).is_symlink() and (scratch / "ood-parts").is_symlink()
     assert (scratch / FOLDER / "test_batch").read_text() == "images"
     assert (shared / FOLDER / "test_batch").read_text() == "images"
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_folder_that_others_can_write_to_gets_no_copy(mode, shared, tmp_path, capsys):
+    """They could exchange what the runs read; and the data are where they were."""
+    scratch, precious = tmp_path / "scratch", tmp_path / "precious"
+    precious.write_text("mine")
+    scratch.mkdir()
+    (scratch / ".lock").symlink_to(precious)
+    scratch.chmod(mode)
+    use_copies(SPECS, scratch)
+    assert data_root() == shared
+    assert precious.read_text() == "mine" and [path.name for path in scratch.iterdir()] == [".lock"]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"others can write to {scratch} " in said and "data_scratch" in said
+
+
+def test_a_folder_made_for_copies_is_the_users_own(shared, tmp_path):
+    before = os.umask(0)
+    try:
+        use_copies(SPECS, tmp_path / "new" / "scratch")
+    finally:
+        os.umask(before)
+    assert data_root().stat().st_mode & 0o777 == 0o700

@@ -1,8 +1,10 @@
 """Trainings that several tasks share: which are refused, and what a task does when it cannot do its part."""
 
+import signal
 import subprocess
 import threading
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +19,7 @@ from experiments.errors import UserError
 from slurm import joint, launcher
 from slurm.grouping import Needs
 from slurm.profile import Cluster
-from slurm.submit import _parameters
+from slurm.submit import Outcome, _parameters
 
 SPEC = TrainSpec(dataset="digits", model="resnet20", method=SGD(lr=0.1))
 
@@ -84,6 +86,19 @@ def test_training_begins_once_another_process_lets_go_of_it(task, monkeypatch, t
     assert task(0, script)._train(SPEC, port=1)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_task_that_is_told_to_stop_begins_no_other_training(rank, task, monkeypatch, tmp_path):
+    """It would be killed as it starts, and SLURM would end all tasks for that, while the first makes way."""
+    group = SimpleNamespace(rank=rank, master_port=1)
+    environment = SimpleNamespace(export=lambda **_: group)
+    monkeypatch.setattr(joint.submitit.helpers, "TorchDistributedEnvironment", lambda: environment)
+    say = """echo '{"end": "done", "why": ""}';""" if rank == 0 else ""
+    work = task(rank, f"trap '' TERM; echo x >> {tmp_path}/begun; {say} kill -USR2 $PPID")
+    assert not work.run([SPEC, SPEC.model_copy(update={"seed": 1})], (signal.SIGUSR2,))
+    assert work.stopped_by == signal.SIGUSR2
+    assert (tmp_path / "begun").read_text() == "x\n"
+
+
 def test_training_that_the_usual_number_of_gpus_cannot_share_is_not_submitted(tmp_path):
     """Before SLURM is asked for anything."""
     method = IVON(lr=0.1, sync=True)
@@ -108,14 +123,15 @@ def test_training_gets_all_its_processes_or_is_not_submitted(
     """SLURM gives each node of a job equally many tasks."""
     spec = TrainSpec(dataset="imagenet", model="resnet50", method=SGD(lr=0.1), batch_size=1920)
     monkeypatch.setattr(launcher, "_fetch_data", lambda *_: None)
-    monkeypatch.setattr(launcher, "submit", lambda *_: ([], 0))
+    monkeypatch.setattr(launcher, "submit", lambda *_: Outcome(waiting=0))
     if words is None:
-        assert launcher.run([spec], Store(tmp_path), cluster, processes, []) == []
+        assert launcher.run([spec], Store(tmp_path), cluster, processes, []) == ([], [])
         return
     with pytest.raises(UserError, match=words):
         launcher.run([spec], Store(tmp_path), cluster, processes, [])
     Store(tmp_path).add(spec, {"failure": None, "result": {}, "machine": {}})
-    assert launcher.run([spec], Store(tmp_path), cluster, processes, []) == []  # nothing is left to share
+    # nothing is left to share
+    assert launcher.run([spec], Store(tmp_path), cluster, processes, []) == ([], [])
 
 
 def test_the_first_task_may_stay_longer_than_the_others_for_its_evaluations(tmp_path):

@@ -1,5 +1,6 @@
 """While SLURM's controller is away nothing is known of jobs: not the same as that they have ended."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,7 +8,6 @@ from itertools import count, repeat
 from types import SimpleNamespace
 
 import pytest
-import submitit
 
 from baselines.settings import SGD
 from experiments.engine.spec import TrainSpec
@@ -82,9 +82,9 @@ def test_a_job_that_slurm_took_without_an_answer_has_its_work(lost_answer, store
     assert (array.job, array.runs) == ("77", 2)
     (submission,) = submissions(store)
     for index, run in enumerate(specs):
-        paths = submitit.core.utils.JobPaths(submission.folder, f"77_{index}")
-        work = submitit.helpers.DelayedSubmission.load(paths.submitted_pickle)
-        assert work.function.specs == [run.model_dump(mode="json")]
+        assert json.loads(job.work_file(submission.folder, index).read_text()) == [
+            run.model_dump(mode="json")
+        ]
     assert submit(specs, store) == []  # nothing is submitted twice
 
 
@@ -104,8 +104,8 @@ def test_a_job_that_slurm_may_have_taken_stays_written_down(lost_answer, store, 
 
 @pytest.fixture
 def at_its_time_limit(monkeypatch, store):
-    """`at_its_time_limit(*answers)`: the end of a job that gets these answers when it asks for its state, and
-    this error when it goes back into the queue; the signal that put it there, or its exit status.
+    """`at_its_time_limit(*answers)`: the exit status of a job that gets these answers when it asks for its
+    state, and this error when it first goes back into the queue.
     """
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("SUBMITIT_FOLDER", str(store.root))
@@ -118,6 +118,7 @@ def at_its_time_limit(monkeypatch, store):
 
     def end(*answers: str | Exception, requeue: Exception | None = None) -> object:
         left, failures = iter(answers), iter([requeue] if requeue else [])
+        back: list[str] = []
 
         def state(_: str) -> str:
             answer = next(left)
@@ -125,16 +126,16 @@ def at_its_time_limit(monkeypatch, store):
                 raise answer
             return answer
 
-        def back_into_the_queue(number, _frame):
+        def back_into_the_queue(number: str) -> None:
             if error := next(failures, None):
                 raise error
-            raise SystemExit(number)
+            back.append(number)
 
         monkeypatch.setattr("slurm.queue.state_of", state)
-        before = signal.signal(signal.SIGUSR2, back_into_the_queue)
+        monkeypatch.setattr("slurm.queue.requeue", back_into_the_queue)
+        before = signal.getsignal(signal.SIGUSR2)
         work = job.Job(
             root=str(store.root),
-            specs=[SPEC.model_dump(mode="json")],
             device="cpu",
             processes=1,
             side_by_side=1,
@@ -145,7 +146,8 @@ def at_its_time_limit(monkeypatch, store):
         )
         try:
             with pytest.raises(SystemExit) as left_with:
-                work()
+                work([SPEC])
+            assert back == (["77"] if left_with.value.code == job.MADE_WAY else [])
             return left_with.value.code
         finally:
             signal.signal(signal.SIGUSR2, before)
@@ -155,9 +157,9 @@ def at_its_time_limit(monkeypatch, store):
 
 def test_a_job_at_its_time_limit_asks_until_the_controller_is_back(at_its_time_limit):
     away = RunError("squeue: Unable to contact slurm controller")
-    failed = subprocess.CalledProcessError(1, "scontrol")
-    assert at_its_time_limit(away, away, "RUNNING") == signal.SIGUSR2
-    assert at_its_time_limit("RUNNING", "RUNNING", requeue=failed) == signal.SIGUSR2
+    failed = RunError("scontrol: no answer within 60 s")
+    assert at_its_time_limit(away, away, "RUNNING") == job.MADE_WAY
+    assert at_its_time_limit("RUNNING", "RUNNING", requeue=failed) == job.MADE_WAY
     assert at_its_time_limit(away, "CANCELLED") == 128 + signal.SIGTERM  # SLURM has decided otherwise
     assert at_its_time_limit(*repeat(away, 50)) == DIED  # its script asks further
 

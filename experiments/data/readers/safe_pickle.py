@@ -1,12 +1,19 @@
-"""Reading a pickled dictionary of numpy arrays without running what else a pickle may hold."""
+"""Reading a pickled dictionary of numpy arrays without running what else a pickle may hold.
+
+NumPy's own classes are not called: with a type that only a pickle can describe, an array of theirs has
+pointers that the file has chosen. What the file says of an array is written down, and the array made of that.
+"""
 
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.errors import RunError
+
+NUMBERS = "biuf"  # kinds of a dtype whose bytes are all that there is to know
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
@@ -16,13 +23,51 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # numpy's function, without its private and changing address
+@dataclass
+class _Type:
+    """In place of a numpy.dtype."""
+
+    name: str
+    swapped: Any = False
+    copied: Any = False
+    order: str = "|"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+    def dtype(self) -> np.dtype[Any]:
+        found = np.dtype(self.name)
+        if found.kind not in NUMBERS:
+            raise pickle.UnpicklingError(f"it has an array of {found}, which are no numbers")
+        return found if self.order in "|=" else found.newbyteorder(self.order)
+
+
+class _Array:
+    """In place of a numpy.ndarray."""
+
+    state: tuple[Any, ...] = ()
+
+    def __init__(self, *_start: Any) -> None:
+        """NumPy's pickles begin with an empty array; what it really holds comes as its state."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.state = state
+
+    def made(self) -> np.ndarray:
+        _version, shape, element, by_columns, raw = self.state
+        content = raw.encode("latin-1") if isinstance(raw, str) else raw  # Python 2's string of bytes
+        flat = np.frombuffer(content, dtype=element.dtype())
+        flat = flat.astype(flat.dtype.newbyteorder("="))  # a copy that may be written to
+        return flat.reshape(shape, order="F" if by_columns else "C")
+
+
 _ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # numpy 1 and before
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,  # numpy 2
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Type,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,  # numpy 1 and before
+    ("numpy._core.multiarray", "_reconstruct"): _Array,  # numpy 2
     ("_codecs", "encode"): _encode_latin1,
+    ("__builtin__", "bytes"): bytes,  # how Python 3 writes none
 }
 
 
@@ -35,10 +80,14 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_pickled_arrays(file: Path) -> dict[str, Any]:
-    """The dictionary in `file`; strings and numbers, lists, numpy arrays and nothing else may be in it."""
+    """The dictionary in `file`, of strings, numbers, lists of these, and numpy arrays of numbers."""
     try:
         with file.open("rb") as stream:
             content = _ArraysOnly(stream, encoding="latin1").load()  # written by Python 2
+        if isinstance(content, dict):
+            content = {
+                key: value.made() if isinstance(value, _Array) else value for key, value in content.items()
+            }
     except FileNotFoundError:
         raise RunError(f"{file} is missing: remove the folder to download it again, or complete it") from None
     except Exception as error:  # damaged bytes may raise anything: ValueError, IndexError, MemoryError, ...

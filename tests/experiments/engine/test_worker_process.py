@@ -27,6 +27,7 @@ class Ends:
     pid: int
     input: TextIO
     output: TextIO
+    _status: int | None = None
 
     def give(self, spec) -> None:
         self.input.write(json.dumps(spec.model_dump(mode="json")) + "\n")
@@ -41,6 +42,12 @@ class Ends:
 
     def end(self) -> dict[str, Any]:
         return self.until(lambda message: "end" in message)
+
+    def status(self) -> int:
+        """Its exit status, once it has left."""
+        if self._status is None:
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._status
 
 
 @pytest.fixture
@@ -65,7 +72,7 @@ def working(store, in_child, monkeypatch):
         yield ends
         ends.input.close()
         # It leaves when its input ends, whatever it is doing.
-        os.waitpid(pid, 0)
+        ends.status()
 
 
 def result(store: Store, spec) -> str:
@@ -103,6 +110,21 @@ def test_term_stops_at_a_checkpoint(working, store, tiny):
     assert working.end()["end"] == "stopped"
     assert list(store.folder(spec).glob("checkpoint-*.pt"))
     assert not store.is_over(spec)
+    assert working.status() == 128 + signal.SIGTERM
+
+
+def test_term_ends_a_worker_that_has_nothing_to_do(working, store, tiny):
+    working.give(tiny())
+    working.end()
+    os.kill(working.pid, signal.SIGTERM)
+    assert working.status() == 128 + signal.SIGTERM
+
+
+def test_end_of_the_work_is_no_failure(working, store, tiny):
+    working.give(tiny())
+    working.end()
+    working.input.close()
+    assert working.status() == 0
 
 
 def test_dies_with_its_launcher_and_frees_the_run(working, store, tiny):

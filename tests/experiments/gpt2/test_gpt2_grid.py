@@ -1,6 +1,7 @@
 """The declared trainings of GPT-2, their schedule, and the days they take."""
 
 import math
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -165,6 +166,7 @@ def test_tokens_are_made_before_any_worker_starts(interrupted, tmp_path, monkeyp
     class NoLauncher:
         def __init__(self, *_arguments) -> None:
             self.failed: dict[str, str] = {}
+            self.stopped_by = signal.SIGINT
 
         def run(self, specs) -> bool:
             started.extend(specs)
