@@ -7,6 +7,7 @@ from ivon.optimizer import IVON
 from ivon.per_example import per_example_backward
 from ivon.posterior import Posterior
 from ivon.predict import predict
+from ivon.regression import PredictiveMoments, predict_regression
 from ivon.suggest import Suggestion, suggest
 from ivon.wrappers import find_ivon, sampled_params
 
@@ -16,12 +17,14 @@ __all__ = [
     "Diagnosis",
     "Mixture",
     "Posterior",
+    "PredictiveMoments",
     "Suggestion",
     "__version__",
     "diagnose",
     "find_ivon",
     "per_example_backward",
     "predict",
+    "predict_regression",
     "refresh_batch_norm",
     "sampled_params",
     "suggest",

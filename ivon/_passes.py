@@ -1,9 +1,8 @@
-"""The probabilities of a model averaged over values of its parameters, one pass each or many in one."""
+"""Passes of a model with many values of its parameters, one by one or many in one."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -30,15 +29,19 @@ MEMORY = 1 << 28  # bytes for the parameters of the draws of one pass
 _one_at_a_time: WeakSet[nn.Module] = WeakSet()
 
 
-def log_probs(model: Callable[..., Any], inputs: Any) -> Tensor:
-    """Log-probabilities, in float32 at least, from the logits of `model(inputs)`."""
-    outputs = model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
-    logits = getattr(outputs, "logits", outputs)
-    if not isinstance(logits, Tensor):
-        raise ValueError(f"model must return logits or an object that has them, got {type(outputs).__name__}")
-    if logits.dim() < 2 or logits.shape[-1] < 2:  # whose softmax is 1, or over the batch
-        raise ValueError(f"model must return logits (N, C) with C >= 2, got shape {tuple(logits.shape)}")
-    return torch.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+T = TypeVar("T")
+
+
+class Average(Protocol[T]):
+    """What is read from the outputs of a pass, and how passes are averaged; nothing is kept in between."""
+
+    def read(self, outputs: Any) -> Tensor:
+        """What counts of the outputs of one pass; also called within `torch.vmap`."""
+        ...
+
+    def add(self, total: T | None, each: Tensor, weights: Sequence[float]) -> T:
+        """`total`, None before the first, and what was read from some passes, stacked, of these weights."""
+        ...
 
 
 def average(
@@ -47,31 +50,35 @@ def average(
     params: Mapping[str, nn.Parameter],
     values: Callable[[Sequence[int]], Values],
     weights: Sequence[float],
-) -> Tensor:
-    """Log of the sum over i of weights[i] * softmax(logits with the i-th values of the parameters).
+    of: Average[T],
+) -> T:
+    """The average `of` the outputs with the i-th values of the parameters, of weight weights[i].
 
     `values` has those of several i, stacked. The first pass is always one of its own: it shows whether the
     others can go together, and a model that fails in it fails with the error that the user would see.
     """
-    log_weights = [math.log(weight) for weight in weights]
     rest = range(1, len(weights))
     together = _together(model, inputs, params, len(rest))
     with restored(params):
         write(params, _only(values([0])))
         if together:
-            first, together = _probed(model, inputs, together)
+            first, together = _probed(model, inputs, of, together)
         else:
-            first = log_probs(model, inputs)
-        total = first + log_weights[0]
+            first = _pass(model, inputs, of)
+        total = of.add(None, first[None], weights[:1])
         if together:
             try:
-                return _in_chunks(model, inputs, params, values, log_weights, total, together)
+                return _in_chunks(model, inputs, params, values, weights, of, total, together)
             except Exception:  # of any kind, from operations that cannot be batched to want of memory
                 _one_at_a_time.add(model)
         for i in rest:
             write(params, _only(values([i])))
-            total = torch.logaddexp(total, log_probs(model, inputs) + log_weights[i])
+            total = of.add(total, _pass(model, inputs, of)[None], [weights[i]])
     return total
+
+
+def _pass(model: Callable[..., Any], inputs: Any, of: Average[Any]) -> Tensor:
+    return of.read(model(**inputs) if isinstance(inputs, Mapping) else model(inputs))
 
 
 def _in_chunks(
@@ -79,20 +86,19 @@ def _in_chunks(
     inputs: Any,
     params: Mapping[str, nn.Parameter],
     values: Callable[[Sequence[int]], Values],
-    log_weights: list[float],
-    total: Tensor,
+    weights: Sequence[float],
+    of: Average[T],
+    total: T,
     together: int,
-) -> Tensor:
+) -> T:
     """`total` and all further draws, at most `together` in one pass."""
-    count = len(log_weights) - 1
+    count = len(weights) - 1
     chunks = -(-count // together)
     for c in range(chunks):
         drawn = range(1 + count * c // chunks, 1 + count * (c + 1) // chunks)
         stacked = values(drawn)
         fitting = {name: stacked[name].to(param.device, param.dtype) for name, param in params.items()}
-        each = _batched(model, inputs, fitting)
-        weights = each.new_tensor([log_weights[i] for i in drawn]).view(-1, *[1] * (each.dim() - 1))
-        total = torch.logaddexp(total, (each + weights).logsumexp(0))
+        total = of.add(total, _batched(model, inputs, of, fitting), [weights[i] for i in drawn])
     return total
 
 
@@ -100,14 +106,14 @@ def _only(stacked: Values) -> Values:
     return {name: values[0] for name, values in stacked.items()}
 
 
-def _batched(model: nn.Module, inputs: Any, stacked: dict[str, Tensor]) -> Tensor:
-    """Log-probabilities of each draw, first dimension the draws."""
+def _batched(model: nn.Module, inputs: Any, of: Average[Any], stacked: dict[str, Tensor]) -> Tensor:
+    """What is read with each draw, first dimension the draws."""
 
     def one(values: dict[str, Tensor]) -> Tensor:
         def with_values(*args: Any, **kwargs: Any) -> Any:
             return functional_call(model, values, args, kwargs)
 
-        return log_probs(with_values, inputs)
+        return _pass(with_values, inputs, of)
 
     with warnings.catch_warnings():
         # An operation without a batching rule would be repeated for every draw, slower than a pass each.
@@ -145,16 +151,16 @@ def _is_plain(module: nn.Module) -> bool:
     )
 
 
-def _probed(model: nn.Module, inputs: Any, together: int) -> tuple[Tensor, int]:
+def _probed(model: nn.Module, inputs: Any, of: Average[Any], together: int) -> tuple[Tensor, int]:
     """One pass, and `together` again if it was small and changed nothing in the model, otherwise 0."""
     before, largest = _memory(model), _Largest()
     try:
         with largest:
-            result = log_probs(model, inputs)
+            result = _pass(model, inputs, of)
     except Exception:  # perhaps from an operation that cannot be looked at; otherwise it comes again
         result = None
     if result is None:
-        result = log_probs(model, inputs)
+        result = _pass(model, inputs, of)
         _one_at_a_time.add(model)
         return result, 0
     small = largest.numel <= LARGEST_VALUE * _scale(result)

@@ -20,7 +20,7 @@ ECE_BINS = 20  # The paper's choice; other numbers of bins give other errors.
 
 def classification_metrics(probs: Tensor, labels: Tensor) -> dict[str, float]:
     """All of `METRICS`, by name, in the units stated there."""
-    probs, labels = probs.detach().to("cpu", torch.float64), labels.cpu()
+    probs, labels = _in_double(probs, labels)
     if not torch.allclose(probs.sum(dim=-1), torch.ones(len(probs), dtype=probs.dtype), atol=1e-3):
         raise ValueError("rows of probs do not sum to 1: logits, log-probabilities or NaN were passed")
     return {
@@ -71,7 +71,7 @@ def reliability(probs: Tensor, labels: Tensor, bins: int = ECE_BINS) -> dict[str
     Bins are those of the calibration error. An empty bin has count 0 and neither confidence nor accuracy
     (None).
     """
-    probs, labels = probs.detach().to("cpu", torch.float64), labels.cpu()
+    probs, labels = _in_double(probs, labels)
     count, confidence, correct = (sums.tolist() for sums in _sums_per_bin(probs, labels, bins))
     return {
         "confidence": [total / n if n else None for total, n in zip(confidence, count, strict=True)],
@@ -90,6 +90,15 @@ def misclassification_auroc(probs: Tensor, labels: Tensor) -> float:
     if correct.all() or not correct.any():
         return math.nan
     return float(roc_auc_score(correct.cpu().numpy(), confidence.cpu().numpy()))
+
+
+def _in_double(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """On the CPU; ValueError unless they are (N, C), the classes last, and (N,)."""
+    if probs.dim() != 2 or labels.shape != probs.shape[:1]:
+        raise ValueError(
+            f"probs and labels must be (N, C) and (N,), got {tuple(probs.shape)} and {tuple(labels.shape)}"
+        )
+    return probs.detach().to("cpu", torch.float64), labels.cpu()
 
 
 def _true_class_probability(probs: Tensor, labels: Tensor) -> Tensor:

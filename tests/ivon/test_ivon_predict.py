@@ -1,6 +1,7 @@
 """Posterior-averaged prediction in one line; from passes of many draws in one the same as from plain ones."""
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -42,8 +43,8 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     sizes: list[int] = []
     batched = _passes._batched
 
-    def spy(model: nn.Module, inputs: Any, stacked: dict[str, Tensor]) -> Tensor:
-        result = batched(model, inputs, stacked)
+    def spy(*args: Any) -> Tensor:
+        result = batched(*args)
         sizes.append(len(result))
         return result
 
@@ -417,8 +418,121 @@ def test_one_logit_is_refused(draws):
         (nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), r"\(5,\)"),
     ):
         optimizer = ivon.IVON(model.parameters(), lr=0.1, ess=10.0)
-        with pytest.raises(ValueError, match=rf"logits \(N, C\) with C >= 2, got shape {shape}$"):
+        words = rf"logits \(N, C\) with C >= 2, got shape {shape}; .*ivon.predict_regression"
+        with pytest.raises(ValueError, match=words):
             ivon.predict(model, X, draws, posterior=optimizer)
-    words = nn.Linear(4, 3)
-    optimizer = ivon.IVON(words.parameters(), lr=0.1, ess=10.0)
-    assert ivon.predict(words, X.expand(2, 5, 4), draws, posterior=optimizer).shape == (2, 5, 3)
+
+
+class WithZero(nn.Module):
+    """Two logits, of which one is 0, from a model with one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.model(x)
+        return torch.cat([torch.zeros_like(z), z], -1)
+
+
+def test_one_logit_with_a_zero_beside_it_has_the_probabilities_of_the_logistic_function():
+    model = nn.Linear(4, 1)
+    optimizer = ivon.IVON(model.parameters(), lr=0.1, ess=10.0)
+    two = WithZero(model)
+    got = ivon.predict(two, X, 40, posterior=optimizer).exp()[:, 1:]
+    posterior = Posterior.of(two, optimizer)
+    each = []
+    for k in range(40):
+        with posterior.sampled(two, k):
+            each.append(model(X).detach().sigmoid())
+    torch.testing.assert_close(got, torch.stack(each).mean(0))
+
+
+class Shaped(nn.Module):
+    """The logits (N, C, H, W) of a 1 x 1 convolution, or the same logits with C elsewhere."""
+
+    def __init__(self, classes_at: int, wrapped: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv2d(2, 3, 1)
+        self.classes_at, self.wrapped = classes_at, wrapped
+
+    def forward(self, x: Tensor) -> Any:
+        logits = self.convolution(x).movedim(1, self.classes_at)
+        return SimpleNamespace(logits=logits) if self.wrapped else logits
+
+
+IMAGES = torch.linspace(-2, 2, 80).view(4, 2, 5, 2)  # 5 x 2 pixels: no two dimensions of logits are alike
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("draws", [0, 3, 40])
+@pytest.mark.parametrize("classes_at", [0, 1, 2, 3])
+def test_classes_may_be_in_any_dimension(classes_at, draws, wrapped):
+    model = Shaped(classes_at, wrapped)
+    optimizer = ivon.IVON(model.parameters(), lr=0.1, ess=20.0)
+    got = [
+        ivon.predict(model, IMAGES, draws, posterior=optimizer, class_dim=dim)
+        for dim in (classes_at, classes_at - 4)
+    ]
+    last = Shaped(3)  # where by_hand expects them
+    expected = last(IMAGES).softmax(-1)
+    if draws:
+        expected = by_hand(last, Posterior.of(model, optimizer), draws, lambda: last(IMAGES))
+    for log_probs in got:
+        torch.testing.assert_close(log_probs.exp(), expected.movedim(-1, classes_at))
+
+
+def test_tokens_of_a_sequence_are_predicted_alike_with_and_without_the_sequence():
+    model = nn.Linear(4, 3)
+    optimizer = ivon.IVON(model.parameters(), lr=0.1, ess=20.0)
+    tokens = torch.linspace(-2, 2, 40).view(2, 5, 4)
+    got = ivon.predict(model, tokens, 40, posterior=optimizer, class_dim=-1)
+    flat = ivon.predict(model, tokens.flatten(0, 1), 40, posterior=optimizer)
+    torch.testing.assert_close(got.flatten(0, 1), flat)
+    assert torch.equal(
+        ivon.predict(model, X, posterior=optimizer, class_dim=1), ivon.predict(model, X, posterior=optimizer)
+    )
+
+
+@pytest.mark.parametrize("draws", [0, 3, 40])
+@pytest.mark.parametrize("shape", [(5, 2, 2), (5, 2, 1, 2), (1, 5, 4)])
+def test_shapes_that_leave_the_dimension_of_the_classes_open_are_refused(shape, draws):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, shape[1:]) if shape[0] == 5 else Batched())
+    optimizer = ivon.IVON(model.parameters(), lr=0.1, ess=10.0)
+    words = rf"class_dim must be given for logits of shape {re.escape(str(shape))}"
+    with pytest.raises(ValueError, match=words) as refusal:
+        ivon.predict(model, X, draws, posterior=optimizer)
+    assert "\n" not in str(refusal.value)
+
+
+class Batched(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[None]
+
+
+def test_dimensions_that_cannot_have_the_classes_are_refused():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (4, 1)))
+    optimizer = ivon.IVON(model.parameters(), lr=0.1, ess=10.0)
+    for wrong in (3, -4):
+        words = rf"class_dim must be a dimension of the logits, of shape \(5, 4, 1\), got {wrong}"
+        with pytest.raises(ValueError, match=words):
+            ivon.predict(model, X, posterior=optimizer, class_dim=wrong)
+    with pytest.raises(ValueError, match="class_dim must have two classes at least, got 2"):
+        ivon.predict(model, X, posterior=optimizer, class_dim=2)
+    for wrong in (1.0, True, "1"):
+        with pytest.raises(ValueError, match="class_dim must be an integer"):
+            ivon.predict(model, X, posterior=optimizer, class_dim=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_probabilities_in_place_of_logits_are_told(dtype, recwarn):
+    body = nn.Linear(4, 3).to(dtype)
+    optimizer = ivon.IVON(body.parameters(), lr=0.1, ess=20.0)
+    for last in (nn.Identity(), nn.LogSoftmax(-1), nn.Softplus(), nn.Sigmoid()):
+        ivon.predict(nn.Sequential(body, last), X.to(dtype), 3, posterior=optimizer)
+    assert not recwarn
+    for draws in (0, 40):
+        with pytest.warns(UserWarning, match="the model returns probabilities") as warned:
+            ivon.predict(nn.Sequential(body, nn.Softmax(-1)), X.to(dtype), draws, posterior=optimizer)
+        assert warned[0].filename == __file__

@@ -1,4 +1,5 @@
 import math
+import re
 import subprocess
 import sys
 
@@ -171,6 +172,17 @@ def test_logits_are_refused():
     probs, labels = predictions()
     with pytest.raises(ValueError, match="sum to 1"):
         classification_metrics(probs.log(), labels)
+
+
+@pytest.mark.parametrize("metrics", [classification_metrics, reliability])
+@pytest.mark.parametrize(
+    ("shape", "labels"),
+    [((4, 2, 2), (4,)), ((4, 2, 2), (4, 2)), ((4, 2), (4, 1)), ((4, 2), (3,)), ((4,), (4,))],
+)
+def test_other_shapes_than_rows_of_classes_are_refused(metrics, shape, labels):
+    words = re.escape(f"probs and labels must be (N, C) and (N,), got {shape} and {labels}")
+    with pytest.raises(ValueError, match=words):
+        metrics(torch.full(shape, 0.5), torch.zeros(labels, dtype=torch.long))
 
 
 def test_nan_is_refused():
