@@ -16,9 +16,7 @@ from torch import Tensor
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    """That of statistics about numbers of this floating-point dtype: it holds them, and is float32 at
-    least.
-    """
+    """That of statistics about numbers of this floating-point dtype: float32, or itself if it is wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -36,8 +34,8 @@ def zeros_like(param: Tensor) -> Tensor:
 def statistics_loaded(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Inside, `optimizer.load_state_dict` leaves statistics in the dtype that they were saved in.
 
-    torch casts them to that of the parameter. The user's hooks have their say: what is loaded is what the last
-    pre-hook hands on, and the first post-hook finds it put right.
+    torch casts them to that of the parameter. The user's hooks have their say: what the last pre-hook hands
+    on is loaded, and the first post-hook finds it put right.
     """
     handed_on: dict[str, Any] = {}
 
