@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines.precision import as_statistic, statistics_loaded, zeros_like
+
 
 class AdaHessian(torch.optim.Optimizer):
     """z Rademacher, D = z * (H z);  v <- b2 v + (1 - b2) D^2;
@@ -68,7 +70,7 @@ class AdaHessian(torch.optim.Optimizer):
                 allow_unused=True,
             )
         for (p, g), z, hz in zip(used, signs, products, strict=True):
-            grad, diagonal = g.detach(), torch.zeros_like(p) if hz is None else z * hz
+            grad, diagonal = g.detach(), zeros_like(p) if hz is None else as_statistic(z * hz)
             if p.grad is not None and p in self._curvature:
                 grad, diagonal = p.grad + grad, self._curvature[p] + diagonal
             p.grad, self._curvature[p] = grad, diagonal
@@ -99,17 +101,21 @@ class AdaHessian(torch.optim.Optimizer):
                 state = self.state[p]
                 if not state:
                     state["step"] = torch.zeros((), dtype=torch.float64)
-                    state["mean"] = torch.zeros_like(p)
-                    state["square"] = torch.zeros_like(p)
+                    state["mean"], state["square"] = zeros_like(p), zeros_like(p)
                 state["step"] += 1
                 t = state["step"].item()
-                state["mean"].lerp_(p.grad, 1 - beta1)
+                state["mean"].lerp_(p.grad.to(state["mean"].dtype), 1 - beta1)
                 state["square"].mul_(beta2).addcmul_(diagonal, diagonal, value=1 - beta2)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 denominator = (state["square"] / (1 - beta2**t)).sqrt_().add_(group["eps"])
                 p.addcdiv_(state["mean"], denominator, value=-group["lr"] / (1 - beta1**t))
         self._curvature.clear()
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; statistics keep the precision that they were saved in."""
+        with statistics_loaded(self):
+            super().load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles are made of this; torch's has only what all optimizers have.

@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from baselines.draws import flat, keyed_generator, replaced, shaped
 from baselines.method import Loss
+from baselines.precision import as_statistic, statistics_dtype
 
 
 def layer_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -67,7 +68,10 @@ class MeanField:
         # softplus(rho) = std_init
         self.rho = torch.full_like(flat(self.params), math.log(math.expm1(std_init))).requires_grad_()
         sizes = [1 if kl_reduction == "sum" else p.numel() for p in self.params]
-        shares = [torch.full_like(p, 1 / size) for p, size in zip(self.params, sizes, strict=True)]
+        shares = [
+            torch.full_like(p, 1 / size, dtype=statistics_dtype(p.dtype))
+            for p, size in zip(self.params, sizes, strict=True)
+        ]
         self._shares = flat(shares)  # by which the KL of each entry counts
 
     @property
@@ -98,7 +102,7 @@ class MeanField:
         g = flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.params])
         std, weight = self.std, kl_weight * self._shares
         grad_std = g * noise + weight * (self.prior_precision * std - 1 / std)
-        self.rho.grad = grad_std * torch.sigmoid(self.rho)
+        self.rho.grad = (grad_std * torch.sigmoid(self.rho)).to(self.rho.dtype)
         g += weight * self.prior_precision * flat(self.params)
         for param, grad in zip(self.params, shaped(g, self.params), strict=True):
             param.grad = torch.empty_like(param).copy_(grad)  # in the parameter's memory format
@@ -142,7 +146,12 @@ class BayesByBackprop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        rho = self.posterior.rho
+        if state["rho"].shape != rho.shape:
+            raise ValueError(
+                f"BBB: the state is of {state['rho'].numel()} weights, the model has {rho.numel()}"
+            )
+        # Before the optimizer's state, which takes its dtype.
+        rho.data = as_statistic(state["rho"]).to(rho.device, copy=True)
         self.optimizer.load_state_dict(state["optimizer"])
-        with torch.no_grad():
-            self.posterior.rho.copy_(state["rho"])
         self._seed, self._steps = state["seed"], state["steps"]

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from baselines.precision import as_statistic
+
 
 def keyed_generator(device: torch.device, *key: object) -> torch.Generator:
     """A stream of its own for every key, such as (seed, "step", 12).
@@ -22,8 +24,8 @@ def keyed_generator(device: torch.device, *key: object) -> torch.Generator:
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """All numbers of the tensors, a detached copy of shape (P,)."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    """All numbers of the tensors, a detached copy of shape (P,) in the precision of statistics."""
+    return torch.cat([as_statistic(tensor.detach()).reshape(-1) for tensor in tensors])
 
 
 def shaped(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:

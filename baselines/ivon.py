@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from baselines.method import Loss
+from baselines.precision import as_statistic
 from ivon import IVON
 
 
@@ -57,7 +58,7 @@ class VariationalIVON:
         """Of the gradients as they are by now, which may be clipped."""
         for param in self._network.parameters():
             if param.grad is not None:
-                param.squared_grad = param.grad.square()  # type: ignore[attr-defined]
+                param.squared_grad = as_statistic(param.grad).square()  # type: ignore[attr-defined]
 
     def begin_epoch(self, epoch: int, epochs: int, steps: int) -> None:
         pass

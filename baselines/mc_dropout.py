@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from baselines.draws import keyed_generator
 from baselines.method import Loss
@@ -22,6 +23,9 @@ class Masks:
 
     A prediction is averaged over a few `with masks.on(generator): model(inputs).softmax(-1)`; without the
     context the network predicts with all its units. `model.train()` and `.eval()` do not matter.
+
+    Where a module hands on several tensors, in tuples, lists or dicts, each but those of integers gets a
+    mask of its own: an LSTM's outputs and both of its last states, as any of them may be what is read.
 
     A network that is to be compiled gets its masks before, and `torch._dynamo.config` has
     `skip_nnmodule_hook_guards = False`: otherwise what was compiled for another network of its class, without
@@ -50,8 +54,18 @@ class Masks:
         """Where the network is now: it may have moved since it got its masks."""
         return next(self._model.parameters()).device
 
-    def _drop(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return F.dropout(output, self.rate) if self.active else output
+    def _drop(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        if not self.active:
+            return output
+        parts, structure = tree_flatten(output)
+        if not any(_takes_mask(part) for part in parts):
+            site = next(site for site in self.sites if self._model.get_submodule(site) is module)
+            raise TypeError(
+                f"dropout site {site!r} returns {type(output).__name__}: needed are tensors of real or "
+                f"complex numbers, alone or in tuples, lists or dicts"
+            )
+        masked = [F.dropout(part, self.rate) if _takes_mask(part) else part for part in parts]
+        return tree_unflatten(masked, structure)
 
     @contextmanager
     def on(self, generator: torch.Generator) -> Iterator[None]:
@@ -69,6 +83,10 @@ class Masks:
         """Take the masks away from the network."""
         for handle in self._handles:
             handle.remove()
+
+
+def _takes_mask(part: Any) -> bool:
+    return isinstance(part, Tensor) and (part.is_floating_point() or part.is_complex())
 
 
 @contextmanager

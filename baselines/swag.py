@@ -9,6 +9,7 @@ from torch import Tensor
 
 from baselines.draws import flat, replaced
 from baselines.method import Loss
+from baselines.precision import as_statistic
 
 
 class IterateGaussian:
@@ -100,9 +101,12 @@ class IterateGaussian:
                 f"rank {self.rank} needs {kept}"
             )
         self.count = state["count"]
-        self.mean, self.squares = (state[name].to(self.params[0], copy=True) for name in ("mean", "squares"))
-        self.deviations = self.mean.new_zeros(self.rank if self.count else 0, len(self.mean))
-        self.deviations[: self.count] = state["deviations"].to(self.mean)
+        device = self.params[0].device
+        self.mean, self.squares, deviations = (
+            as_statistic(state[name]).to(device, copy=True) for name in ("mean", "squares", "deviations")
+        )
+        self.deviations = deviations.new_zeros(self.rank if self.count else 0, len(self.mean))
+        self.deviations[: self.count] = deviations
 
 
 class SWAG:

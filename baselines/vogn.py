@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from baselines.draws import flat, keyed_generator, replaced, shaped
 from baselines.method import Loss
+from baselines.precision import as_statistic, statistics_loaded, zeros_like
 
 TAU_START = 0.1  # where tau starts, as a part of its final value: Osawa et al. warm up from about there
 
@@ -126,8 +127,8 @@ class VOGN(torch.optim.Optimizer):
         if fresh:
             _, squares = self._evaluate(closure, params)
             for i in fresh:
-                momentum = torch.zeros_like(params[i], memory_format=torch.preserve_format)
-                self.state[params[i]] = {"momentum": momentum, "curvature": squares[len(params) + i].clone()}
+                curvature = squares[len(params) + i].clone()
+                self.state[params[i]] = {"momentum": zeros_like(params[i]), "curvature": curvature}
         total, sums = self._evaluate_draw(closure, params, 0)
         for k in range(1, self.mc_samples):
             loss, more = self._evaluate_draw(closure, params, k)
@@ -157,6 +158,11 @@ class VOGN(torch.optim.Optimizer):
         with replaced(params, flat(params).addcmul_(noise, stds)):
             yield
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; statistics keep the precision that they were saved in."""
+        with statistics_loaded(self):
+            super().load_state_dict(state_dict)
+
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles are made of this; torch's has only what all optimizers have.
         return {**super().__getstate__(), "mc_samples": self.mc_samples}
@@ -178,7 +184,7 @@ class VOGN(torch.optim.Optimizer):
         with torch.enable_grad():
             loss = closure()
         squares = [getattr(p, "squared_grad", None) for p in params]
-        found = [t for t in (*(p.grad for p in params), *squares) if t is not None]
+        found = [as_statistic(t) for t in (*(p.grad for p in params), *squares) if t is not None]
         if len(found) < 2 * len(params):
             raise RuntimeError(
                 "VOGN.step(closure) needs gradients of single examples: let the closure call "

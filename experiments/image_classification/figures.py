@@ -8,15 +8,25 @@ from experiments.engine.artefact import Artefact, Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, TrainSpec
 from experiments.image_classification.captions import caption
-from experiments.image_classification.grid import SEEDS, TABLE1_PAIRS, evaluations, training
+from experiments.image_classification.grid import (
+    FIGURE1_PAIR,
+    OVERFITTING_PAIR,
+    SEEDS,
+    evaluations,
+    training,
+)
 
-# At `paper` Figures 1b and 1c show ImageNet; AdamW overfits most on TinyImageNet.
-FIGURE1_PAIR = {scale: pairs[0] for scale, pairs in TABLE1_PAIRS.items()}
 TRAINING = (
     "Training curves are means over the steps of an epoch, with augmented images and, for IVON, a draw of "
     "the weights; test curves are of the point estimate after it."
 )
-OVERFITTING_PAIR = {**FIGURE1_PAIR, "paper": ("tinyimagenet", "resnet18")}
+
+
+def _points(specs: list[TrainSpec]) -> str:
+    """How dense the curves are, and what that costs."""
+    every = f"every {n} epochs" if (n := specs[0].curve_every) > 1 else "every epoch"
+    share = max(spec.curve_share for spec in specs)
+    return f"A point after {every}; these looks at the test images add at most {share:.1%} to a training."
 
 
 def _trainings(pair: tuple[str, str], methods: tuple[str, ...], scale: Scale) -> list[TrainSpec]:
@@ -41,7 +51,7 @@ def _draw_fig1b(scale: Scale, store: Store, folder: Path) -> list[Path]:
     from plots import validation_error
 
     specs = _fig1b(scale)
-    words = caption("Figure 1b: validation error over training.", scale, specs, store)
+    words = caption(f"Figure 1b: validation error over training. {_points(specs)}", scale, specs, store)
     frame = measured(history_frame(specs, store), "fig1b", scale)
     return validation_error.draw(frame, published("fig1b"), folder / "fig1b", words)
 
@@ -61,7 +71,7 @@ def _draw_overfitting(scale: Scale, store: Store, folder: Path) -> list[Path]:
     from plots import overfitting
 
     specs = _overfitting(scale)
-    what = f"Overfitting: loss on training and test images over training. {TRAINING}"
+    what = f"Overfitting: loss on training and test images over training. {TRAINING} {_points(specs)}"
     words = caption(what, scale, specs, store)
     frame = by_split(measured(history_frame(specs, store), "overfitting", scale))
     return overfitting.draw(frame, folder / "overfitting", words)

@@ -52,6 +52,10 @@ TABLE1_PAIRS: dict[Scale, list[tuple[str, str]]] = {
         ("cifar100", "preresnet110"),
     ],
 }
+FIGURE1_PAIR = {scale: pairs[0] for scale, pairs in TABLE1_PAIRS.items()}  # ImageNet at `paper`
+OVERFITTING_PAIR = {**FIGURE1_PAIR, "paper": ("tinyimagenet", "resnet18")}  # where AdamW overfits most
+# Their curves are drawn, with a point an epoch as in the released code; others have one every tenth.
+CURVES = (FIGURE1_PAIR["paper"], OVERFITTING_PAIR["paper"])
 
 
 def grid_pairs(dataset: str, scale: Scale) -> list[tuple[str, str]]:
@@ -62,6 +66,7 @@ def grid_pairs(dataset: str, scale: Scale) -> list[tuple[str, str]]:
 def training(dataset: str, model: str, method: str, seed: int, scale: Scale) -> TrainSpec:
     """One training of the grid at `scale`."""
     settings = paper_method(method, dataset)
+    curves = {"curve_every": 1} if (dataset, model) in CURVES else {}
     if dataset == "imagenet":
         return TrainSpec(
             dataset=dataset,
@@ -72,8 +77,9 @@ def training(dataset: str, model: str, method: str, seed: int, scale: Scale) -> 
             # A draw on each of so many GPUs; how many the paper had is not known, for GPT-2 it was 8.
             shares=DATASETS[dataset].devices if isinstance(settings, IVON) else 1,
             precision="bf16",
+            **curves,
         )
-    spec = TrainSpec(dataset=dataset, model=model, method=settings, seed=seed)
+    spec = TrainSpec(dataset=dataset, model=model, method=settings, seed=seed, **curves)
     if isinstance(settings, SWAG):
         spec = spec.model_copy(update={"cosine_epochs": spec.epochs - swag_epochs(settings, spec.epochs)})
     return spec if scale == "paper" else shrink(spec, scale)

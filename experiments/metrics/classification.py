@@ -59,7 +59,7 @@ def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = ECE_BI
     """Gap between accuracy and confidence, averaged over equal-width bins of confidence by count.
 
     Guo et al. (2017), Eq. 3. Confidence is the largest probability; bin b of B holds b/B <= confidence <
-    (b+1)/B, the last one also confidence 1.
+    (b+1)/B, the last one also confidence 1, with the edges in double precision.
     """
     _, confidence, correct = _sums_per_bin(probs, labels, bins)
     return ((correct - confidence).abs().sum() / len(labels)).item()
@@ -107,8 +107,12 @@ def _true_class_probability(probs: Tensor, labels: Tensor) -> Tensor:
 
 def _sums_per_bin(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
     """Per bin of confidence: number of examples, sum of confidences, number of right predictions."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
     confidence, predicted = probs.max(dim=-1)
-    bin_of = (confidence * bins).long().clamp(max=bins - 1)
+    # Compared with the edges themselves: a product of confidence and bins is rounded, past an edge at times.
+    edges = torch.arange(1, bins, dtype=torch.float64, device=probs.device) / bins
+    bin_of = torch.bucketize(confidence.double(), edges, right=True)
     per_example = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).to(confidence)])
     count, total_confidence, correct = per_example.new_zeros(3, bins).index_add(1, bin_of, per_example)
     return count, total_confidence, correct

@@ -1,11 +1,15 @@
 """MC-dropout: where its masks are, what they do, and the exact mean over all of them."""
 
+from collections.abc import Callable
+from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from baselines.mc_dropout import Masks, global_stream
 from baselines.method import Loss
@@ -173,6 +177,101 @@ def test_removed_masks_are_gone():
     with masks.on(noise()):
         masked = model(x)
     assert torch.equal(masked, model(x))
+
+
+class Recurrent(nn.Module):
+    """A classifier of sequences (N, T, 6) that reads what the module `part` hands on."""
+
+    def __init__(self, part: nn.Module, read: Callable[[Any], torch.Tensor], *, pack: bool = False) -> None:
+        super().__init__()
+        self.part, self.read, self.pack, self.head = part, read, pack, nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.pack:
+            x = pack_padded_sequence(x, torch.full((len(x),), x.shape[1]), batch_first=True)
+        found = self.part(x, x, x) if isinstance(self.part, nn.MultiheadAttention) else self.part(x)
+        return self.head(self.read(found))
+
+    def dropout_sites(self) -> list[str]:
+        return ["part"]
+
+
+class InADict(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        return {"states": [x, (2 * x, None)], "lengths": torch.tensor([3, 4])}
+
+
+LSTM, GRU = (partial(kind, 6, 6, batch_first=True) for kind in (nn.LSTM, nn.GRU))
+OF_SEVERAL_TENSORS = {
+    "lstm, outputs": lambda: Recurrent(LSTM(), lambda found: found[0][:, -1]),
+    "lstm, last state": lambda: Recurrent(LSTM(), lambda found: found[1][0][-1]),
+    "lstm, last cell": lambda: Recurrent(LSTM(), lambda found: found[1][1][-1]),
+    "gru, outputs": lambda: Recurrent(GRU(), lambda found: found[0].mean(1)),
+    "gru, last state": lambda: Recurrent(GRU(), lambda found: found[1][-1]),
+    "lstm, packed": lambda: Recurrent(
+        LSTM(), lambda found: pad_packed_sequence(found[0], batch_first=True)[0][:, -1], pack=True
+    ),
+    "attention": lambda: Recurrent(
+        nn.MultiheadAttention(6, 2, batch_first=True), lambda found: found[0].mean(1)
+    ),
+    "dict": lambda: Recurrent(InADict(), lambda found: found["states"][1][0].mean(1)),
+}
+
+
+@pytest.mark.parametrize("kind", OF_SEVERAL_TENSORS)
+def test_modules_that_return_several_tensors_are_masked(kind):
+    """Whichever of them the network reads; and it learns and predicts like any other."""
+    torch.manual_seed(0)
+    model = OF_SEVERAL_TENSORS[kind]()
+    x, labels = torch.randn(8, 5, 6, generator=noise()), torch.arange(8) % 3
+    method = MCDropout(lr=0.05, rate=0.3).build(model, train_size=8, seed=0)
+    with torch.no_grad():
+        plain = model(x)
+        with method.masks.on(noise(1)):
+            one, other = model(x), model(x)
+        with method.draw(1, noise(1)):
+            again = model(x)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, plain)
+    losses = [method.step(Loss(model, x, labels)).item() for _ in range(30)]
+    assert sum(losses[-5:]) < sum(losses[:5])
+    method.masks.remove()
+    with torch.no_grad(), method.masks.on(noise(1)):
+        assert torch.equal(model(x), model(x))
+
+
+def test_each_tensor_has_a_mask_of_its_own_and_integers_none():
+    model = OF_SEVERAL_TENSORS["dict"]()
+    masks, ones = Masks(model, ["part"], rate=0.25), torch.ones(100, 100)
+    with masks.on(noise()):
+        found = model.part(ones)
+    states = found["states"]
+    assert torch.equal(found["lengths"], torch.tensor([3, 4]))
+    assert states[1][1] is None
+    for scale, masked in ((1, states[0]), (2, states[1][0])):
+        assert masked.unique().tolist() == pytest.approx([0, scale / 0.75])
+        assert (masked == 0).double().mean() == pytest.approx(0.25, abs=0.022)  # five standard errors
+    assert ((states[0] == 0) & (states[1][0] == 0)).double().mean() == pytest.approx(0.0625, abs=0.013)
+    assert torch.equal(model.part(ones)["states"][0], ones)
+
+
+@pytest.mark.parametrize("output", [torch.tensor([1, 2]), (torch.tensor([1]), None), object()], ids=type)
+def test_a_site_without_a_number_to_mask_is_refused(output):
+    """Otherwise it would be a network without masks, whose draws are all alike."""
+
+    class Fixed(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return output
+
+    model = nn.Sequential(nn.Linear(2, 2), Fixed())
+    masks = Masks(model, ["1"], rate=0.5)
+    assert model(torch.ones(1, 2)) is output  # it may be looked at without masks
+    with (
+        masks.on(noise()),
+        pytest.raises(TypeError, match=r"dropout site '1' returns \w+: needed are tensors"),
+    ):
+        model(torch.ones(1, 2))
 
 
 @pytest.mark.parametrize("sites", [[], ["1", "nowhere"]])

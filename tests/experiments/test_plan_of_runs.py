@@ -94,6 +94,20 @@ def test_it_counts_what_is_to_do_and_names_what_is_not_known(store):
     assert "data: Digits, comes with a dependency" in text
 
 
+def test_it_says_what_the_curves_cost(store):
+    """Test images over three times the training images, in one of two epochs; the last epoch has a point."""
+    every, seldom = training(curve_every=1), training(curve_every=9)
+    assert every.curve_share == pytest.approx(797 / 3000)
+    assert seldom.curve_share == pytest.approx(797 / 6000)
+    assert training("ivon", draws=2, curve_every=1).curve_share == pytest.approx(797 / 6000)
+    assert training(curve_every=1, holdout=0.2).curve_share == pytest.approx(200 / 2400)
+    lines = list(plan([every, seldom, EvalSpec(train=every)], store, [store], "cpu"))
+    assert "curves: their looks at the test images add at most 19.9% to these trainings" in lines
+    record(store, every, 4.0, steps=4)
+    record(store, seldom, 4.0, steps=4)
+    assert "curves:" not in "\n".join(plan([every, seldom], store, [store], "cpu"))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_disk_space_is_that_of_the_checkpoints(name):
     spec = training(name, width=16, batch_size=10)

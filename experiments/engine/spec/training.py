@@ -234,6 +234,23 @@ class TrainSpec(Training):
         return 3.0 * self.epochs * self.train_size * self.step_draws
 
     @property
+    def curve_share(self) -> float:
+        """What the looks at the point estimate for the curves add to the training, as a part of it; at most:
+        a pass over an image is counted as a third of a step on it, and it is faster without gradients.
+        """
+        points = -(-self.epochs // self.curve_every)  # the last epoch always has one
+        data = DATASETS[self.dataset]
+        images = data.train_size - self.train_size if self.holdout else data.test_size
+        return points * images / self.effort
+
+    @classmethod
+    def forecast(cls, specs: list[Self], stores: list[Store]) -> Iterable[str]:
+        if specs:
+            looks = sum(spec.curve_share * spec.effort for spec in specs)
+            share = looks / sum(spec.effort for spec in specs)
+            yield f"curves: their looks at the test images add at most {share:.1%} to these trainings"
+
+    @property
     def label(self) -> str:
         return f"{self.method_label} {self.dataset} {self.model} seed {self.seed}"
 

@@ -11,11 +11,14 @@ import pandas as pd
 import pytest
 
 from experiments.artefacts import ARTEFACTS
+from experiments.engine.artefact import SCALES
 from experiments.engine.spec import EvalSpec, LanguageSpec, TrainSpec, parse_spec
 from experiments.errors import RunError
+from experiments.image_classification import figures
 from experiments.image_classification.frames import method_label
 
 ROOT = Path(__file__).parents[3]
+CURVES = {"fig1b": "validation_error", "overfitting": "overfitting"}  # drawn by
 LOOKS = [(name, scale) for name, artefact in ARTEFACTS.items() for scale in artefact.scales]
 # Tables 2 and 8 to 10 are drawn by the same code as Table 1 and take as long each.
 DEMO = [
@@ -98,6 +101,27 @@ def test_figures_are_other_looks_at_table1s_runs():
     assert {
         spec.id for name in ("fig1b", "fig1c", "overfitting") for spec in ARTEFACTS[name].specs("paper")
     } <= table
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ["fig1b", "overfitting"])
+def test_curves_have_a_point_an_epoch(name, scale, store, fabricate, tmp_path, monkeypatch):
+    """As in the released code; five seeds at `paper`, and the caption says what the looks cost."""
+    specs = ARTEFACTS[name].runs(scale)
+    assert {train.curve_every for train in specs} == {1}
+    assert len({train.seed for train in specs}) == (3 if scale == "small" else 5)
+    said = []
+    monkeypatch.setattr(figures, "caption", lambda what, *_: said.append(what) or what)
+    monkeypatch.setattr(f"plots.{CURVES[name]}.draw", lambda *_: [])
+    fabricate(store, specs[:1])
+    ARTEFACTS[name].render(scale, store, tmp_path)
+    share = {"demo": "26.6%", "small": "6.7%", "paper": {"fig1b": "1.3%", "overfitting": "3.3%"}[name]}[scale]
+    assert f"A point after every epoch; these looks at the test images add at most {share}" in said[0]
+
+
+def test_networks_that_no_curve_shows_are_looked_at_every_tenth_epoch():
+    for name in ("table8", "table9", "table2"):
+        assert {t.curve_every for s in ARTEFACTS[name].specs("paper") for t in s.trainings} == {10}
 
 
 @pytest.mark.parametrize("name", DEMO)

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
@@ -126,6 +127,56 @@ def test_ece_by_hand():
 def test_confidence_on_a_bin_edge_opens_the_next_bin_and_one_belongs_to_the_last():
     diagram = reliability(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([0, 0]))
     assert [b for b, count in enumerate(diagram["count"]) if count] == [10, 19]
+
+
+def binary(confidence: torch.Tensor) -> torch.Tensor:
+    """Probabilities of two classes, the first the more probable one."""
+    return torch.stack([confidence, 1 - confidence], dim=1)
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 7, 10, 15, 20, 49, 103, 200])
+def test_values_at_and_next_to_each_edge_are_binned_as_digitize_does(bins):
+    edges = np.arange(bins + 1) / bins
+    values = np.concatenate([edges, np.nextafter(edges, 0), np.nextafter(edges, 1)])
+    values = values[values >= 0.5]  # confidences of two classes
+    expected = np.minimum(np.digitize(values, edges), bins) - 1
+    diagram = reliability(binary(torch.from_numpy(values)), torch.zeros(len(values), dtype=torch.long), bins)
+    assert diagram["count"] == np.bincount(expected, minlength=bins).tolist()
+
+
+def test_every_number_of_bins_bins_as_digitize_does():
+    """Also single-precision confidences, next to an edge on the side where they lie."""
+    generator = np.random.default_rng(0)
+    for bins in range(1, 201):
+        edges = np.arange(bins + 1) / bins
+        values = np.concatenate([edges, np.nextafter(edges, 0), generator.uniform(0.5, 1, 20)])
+        values = values[values >= 0.5]
+        labels = torch.from_numpy(generator.integers(0, 2, len(values)))
+        for kind in (np.float64, np.float32):
+            of_kind = values.astype(kind)
+            place = np.minimum(np.digitize(of_kind.astype(np.float64), edges), bins) - 1
+            surplus = (labels.numpy() == 0) - of_kind.astype(np.float64)
+            error = np.abs(np.bincount(place, weights=surplus, minlength=bins)).sum() / len(values)
+            found = expected_calibration_error(binary(torch.from_numpy(of_kind)), labels, bins)
+            # The sums of some 300 numbers are of the precision of the probabilities.
+            assert found == pytest.approx(error, abs=1e-12 if kind is np.float64 else 1e-6), (bins, kind)
+
+
+def test_single_precision_is_binned_as_ever_with_the_papers_bins():
+    """Where a product of 20 and a number of 24 bits is exact, as in all records, edges change nothing."""
+    steps = torch.linspace(0.5, 1, 100_001)
+    edges = (torch.arange(10, 21) / 20).float()
+    near = torch.cat([torch.nextafter(edges, torch.tensor(value)) for value in (0.0, 1.0)])
+    confidence = torch.cat([steps, edges, near]).clamp(0.5, 1)
+    diagram = reliability(binary(confidence), torch.zeros(len(confidence), dtype=torch.long))
+    product = (confidence.double() * 20).long().clamp(max=19)
+    assert diagram["count"] == product.bincount(minlength=20).tolist()
+
+
+@pytest.mark.parametrize("bins", [0, -3])
+def test_no_bins_are_refused(bins):
+    with pytest.raises(ValueError, match=f"bins must be at least 1, got {bins}"):
+        expected_calibration_error(*predictions(), bins=bins)
 
 
 def test_reliability_yields_the_calibration_error_and_marks_empty_bins():
