@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ivon import _distributed
+from ivon._exchange import in_group
 from ivon._state import COUNT, COUNT_WEIGHT, Group, State, has_fallen, is_counted, momentum_weight
 
 
@@ -88,7 +88,7 @@ def check(
         raise RuntimeError(
             "a CUDA graph would repeat the draw that sampled_params(generator=...) makes: leave it out"
         )
-    if _distributed.in_group():
+    if in_group():
         raise RuntimeError(
             "a CUDA graph cannot hold IVON's steps in a process group: its noise comes from the generator of "
             "each device, and ranks would not draw alike"

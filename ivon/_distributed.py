@@ -1,30 +1,21 @@
-"""What the ranks of a process group tell each other: one seed, and with `sync` the sums over the draws."""
+"""Sums over the draws of a step, with `sync` over those of all ranks."""
+
+from collections import defaultdict
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ivon._exchange import in_group
+from ivon._parts import Parts
 from ivon._shards import is_sharded
-from ivon._state import State
-
-
-def in_group() -> bool:
-    """Whether there are other ranks to talk to."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+from ivon._state import Group, State
+from ivon._traits import Trait, trait
 
 
 def rank() -> int:
     """This process's number in the group; 0 without a group."""
     return dist.get_rank() if in_group() else 0
-
-
-def seed_of_rank_zero(seed: int) -> int:
-    """The seed that rank 0 brought; a collective call when there is a group."""
-    if not in_group():
-        return seed
-    box = [seed]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 def on_any_rank(fact: bool, device: torch.device) -> bool:
@@ -36,16 +27,24 @@ def on_any_rank(fact: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
-def average_where_ranks_differ(params: list[Tensor], states: list[State]) -> None:
+def average_where_ranks_differ(
+    groups: list[Group], params: list[Tensor], states: list[State], parts: Parts
+) -> None:
     """Average the sums over the ranks unless they are the same on all of them; a collective call.
 
     They differ where DistributedDataParallel has not averaged the gradients of a draw, within its no_sync(),
-    which leaves the means the same. Ranks whose means differ train models of their own.
+    which leaves the means the same. Ranks whose means differ train models of their own. Of parameters that
+    only some ranks have copies of, sums that differ are a RuntimeError.
     """
-    if not in_group() or not _is_same_model(params):
+    if not in_group():
         return
-    whole = [state for state in states if not is_sharded(state["hess"])]
-    if not whole:
+    names, flats = parts.names(groups), parts.flats(groups)
+    plain = [i for i, p in enumerate(params) if not is_sharded(p) and flats.place(p) is None]
+    if parts.has_copies:
+        _check_copies([(names[id(p)], p, states[i]) for i in plain if id(p := params[i]) in names])
+    everywhere = [i for i in plain if id(params[i]) not in names]
+    whole = [states[i] for i in everywhere]
+    if not whole or not _is_same_model([params[i] for i in everywhere]):
         return
     device = whole[0]["hess"].device
     names = ("grad_sum", "product_sum")
@@ -66,16 +65,32 @@ def average_where_ranks_differ(params: list[Tensor], states: list[State]) -> Non
 
 def _is_same_model(params: list[Tensor]) -> bool:
     """Whether all ranks have parameters of the same number, sizes and, up to a checksum, values."""
-    whole = [param for param in params if not is_sharded(param)]
-    known = [float(len(whole)), float(sum(map(Tensor.numel, whole)))]
+    known = [float(len(params)), float(sum(map(Tensor.numel, params)))]
     prints = torch.tensor([*known, 0.0], dtype=torch.float64, device=params[0].device)
-    for i, param in enumerate(whole, start=1):  # one by one: each is copied
+    for i, param in enumerate(params, start=1):  # one by one: each is copied
         mean = param.detach().double()
         prints[2] += i * (mean.sum() + mean.square().sum()).to(prints.device)
     extremes = torch.cat([prints, -prints]).nan_to_num()
     dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
     high, low = extremes.chunk(2)
     return bool((high == -low).all())
+
+
+def _check_copies(held: list[tuple[str, Tensor, State]]) -> None:
+    """RuntimeError if the sums of copies differ; a collective call."""
+    mine: dict[str, list[Trait]] = defaultdict(list)
+    for name, param, state in held:
+        mine[name].append(trait(param, None, state.get("grad_sum")))
+    table: list[dict[str, list[Trait]]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(table, dict(mine))
+    for name in {name for of_rank in table for name in of_rank}:
+        first, *others = [of_rank[name] for of_rank in table if name in of_rank]
+        for other in others:
+            if not all(a.is_like(b) for a, b in zip(first, other, strict=True)):
+                raise RuntimeError(
+                    f"ranks with copies of one part ({name}) have different gradients: let those of every "
+                    f"draw be averaged (without no_sync()), or call step() after each draw"
+                )
 
 
 def sum_over_ranks(states: list[State], weight: float) -> float:

@@ -1,7 +1,8 @@
 # pyright: reportPrivateImportUsage=false
 """A posterior draw: the noise, the way from the mean to the draw, and back."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,8 +11,10 @@ from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
 from ivon import _captured, _fused, _kernels, _native, _shards
+from ivon._fsdp1 import Place
 from ivon._noise import seed_of
 from ivon._operations import LISTS
+from ivon._parts import Parts
 from ivon._state import Group, State, States, all_fit, has_residuals, state_dtype, states_of_groups
 from ivon._stretches import Stretch, is_dense, stretches
 
@@ -168,23 +171,54 @@ class Block:
 
 
 def new_blocks(
-    groups: list[Group], states: States, keys: Iterator[str | None], *, fused: bool
+    groups: list[Group], states: States, key: str | None, parts: Parts, *, fused: bool
 ) -> list[Block]:
-    """A draw for all trainable parameters; nothing has moved yet. `fused`: where that is possible."""
-    return [new_block(*part, next(keys), fused=fused) for part in states_of_groups(groups, states)]
+    """A draw for all trainable parameters; nothing has moved yet. `fused`: where that is possible.
+
+    Without `key`, for a CUDA graph, it is another one each time.
+    """
+    names, flats, made = parts.names(groups), parts.flats(groups), Counter[str]()
+    blocks: list[Block] = []
+    for group, params, found in states_of_groups(groups, states):
+        for name, chosen in _by_name(params, names):
+            own = [params[i] for i in chosen] if names else params
+            places = [flats.place(param) for param in own] if flats else None
+            block_key = None if key is None else f"{key} {name}block {made[name]}"
+            own_states = [found[i] for i in chosen] if names else found
+            blocks.append(new_block(group, own, own_states, block_key, places, fused=fused))
+            made[name] += 1
+    return blocks
 
 
 def new_block(
-    group: Group, params: list[Tensor], states: list[State], key: str | None, *, fused: bool = False
+    group: Group,
+    params: list[Tensor],
+    states: list[State],
+    key: str | None,
+    places: list[Place | None] | None = None,
+    *,
+    fused: bool = False,
 ) -> Block:
     """A draw for parameters of one group, device and dtype; nothing has moved yet.
 
-    It is a function of `key`; without one, for a CUDA graph, it is another one each time.
+    It is a function of `key`; without one, for a CUDA graph, it is another one each time. `places` are those
+    of parameters of FSDP1.
     """
     if fused and key is not None and _fused.usable(params, states):
-        drawn = _fused.new_draw(params, key)
+        drawn = _fused.new_draw(params, key if places is None else f"{key} at {places}")
         return Block(group, params, states, drawn.memory(params[0].device), drawn)
     size = sum(map(Tensor.numel, _shards.locals_of(params)))
     flat = torch.empty(size, dtype=state_dtype(params[0]), device=params[0].device)
-    source = _captured.Noise(flat) if key is None else _shards.Noise(flat, params, key)
+    source = _captured.Noise(flat) if key is None else _shards.Noise(flat, params, key, places)
     return Block(group, params, states, flat, source=source)
+
+
+def _by_name(params: list[Tensor], names: dict[int, str]) -> Iterable[tuple[str, Sequence[int]]]:
+    """The numbers of the parameters of each part, and the part's name in a key."""
+    if not names:
+        return [("", range(len(params)))]
+    found: dict[str, list[int]] = {}
+    for i, param in enumerate(params):
+        name = names.get(id(param))
+        found.setdefault(f"{name} " if name else "", []).append(i)
+    return found.items()

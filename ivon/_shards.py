@@ -1,13 +1,15 @@
-"""Parameters of which this process holds a part: DTensor, as FSDP2 and tensor parallelism make them."""
+"""Parameters of which this process holds a part: DTensor (FSDP2, tensor parallelism), and those of FSDP1."""
 
 import math
 import sys
 from dataclasses import dataclass
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from ivon import _noise
+from ivon._fsdp1 import Place
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -43,15 +45,19 @@ class Noise:
     out: Tensor
     params: list[Tensor]
     key: str
+    places: list[Place | None] | None = None  # of parameters of FSDP1; None: there are none
     made: int = 0
 
     def again(self) -> "Noise":
         """The same numbers, to be made once more in the same place."""
-        return Noise(self.out, self.params, self.key)
+        return Noise(self.out, self.params, self.key, self.places)
 
     def is_of_whole_parameters(self) -> bool:
         """Whether its numbers are those of the key from the first on, without gaps."""
-        return not any_sharded(self.params)
+        return not self._is_in_parts()
+
+    def _is_in_parts(self) -> bool:
+        return self.places is not None or any_sharded(self.params)
 
     def reach(self, parts: list[Tensor]) -> None:
         """Make the numbers of these parts of `out`, those before, and perhaps more.
@@ -61,7 +67,7 @@ class Noise:
         end = max(int(part.storage_offset()) + part.numel() for part in parts)
         if end <= self.made:
             return
-        if any_sharded(self.params):
+        if self._is_in_parts():
             self._fill_parts()
             end = len(self.out)
         elif self.out.device.type != "cpu":  # of the numbers of a GPU no part can be had alone
@@ -73,23 +79,32 @@ class Noise:
 
     def _fill_parts(self) -> None:
         first = begin = 0
-        for param in self.params:
+        for param, place in zip(self.params, self.places or repeat(None), strict=False):
             length = local(param).numel()
-            _fill_part(self.out[begin : begin + length], param, self.key, first)
-            first, begin = first + param.numel(), begin + length
+            out = self.out[begin : begin + length]
+            if place is None:
+                _fill_part(out, param, self.key, first)
+            elif length:
+                _noise.fill(out, self.key, start=first + place.start)
+            first, begin = first + (place.whole if place else param.numel()), begin + length
+
+
+def box_of(param: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of the local part of a DTensor, and where in the whole it begins."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    return compute_local_shape_and_global_offset(
+        param.shape,
+        param.device_mesh,  # type: ignore[attr-defined]
+        param.placements,  # type: ignore[attr-defined]
+    )
 
 
 def _fill_part(out: Tensor, param: Tensor, key: str, first: int) -> None:
     if not is_sharded(param):
         _noise.fill(out, key, start=first)
         return
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    shape, offset = compute_local_shape_and_global_offset(
-        param.shape,
-        param.device_mesh,  # type: ignore[attr-defined]
-        param.placements,  # type: ignore[attr-defined]
-    )
+    shape, offset = box_of(param)
     if math.prod(shape) == 0:
         return
     if tuple(shape[1:]) == tuple(param.shape[1:]):  # whole rows lie next to each other

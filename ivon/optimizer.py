@@ -5,7 +5,6 @@ import operator
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count, repeat
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from ivon import _captured, _checkpoint, _distributed, _loss_scale, _sampling
 from ivon._accumulate import Draws, drop_squares
 from ivon._apart import Apart
 from ivon._noise import NoiseStream
+from ivon._parts import PART, Parts, check_part
 from ivon._settings import (
     AGREED,
     BETAS,
@@ -30,7 +30,7 @@ from ivon._settings import (
     with_betas,
     without_prior,
 )
-from ivon._shards import is_sharded
+from ivon._shards import is_sharded, local
 from ivon._state import DECAY, Group, alike, follow_decay, states_of, states_of_groups, trainable
 from ivon._update import Update
 
@@ -78,9 +78,9 @@ class IVON(Optimizer):
             gradient of each draw; or "ggn", the mean of the squared gradients of single examples, for which
             gradients are computed with `ivon.per_example_backward`.
         sync: in a process group, let every rank draw its own noise and average the estimates in `step()`,
-            weighted by the weights of the draws; for models without DistributedDataParallel. If False, all
-            ranks draw alike, which is right where gradients are already averaged over ranks; ranks that begin
-            with the same parameters are taken for one model.
+            weighted by the weights of the draws; for models without DistributedDataParallel, or within its
+            no_sync(). If False, copies of a parameter draw alike on all ranks, which is right where their
+            gradients are already averaged, and different parameters apart; see `part`.
         debias: divide the momentum by the total weight that it gives to gradients: 1 - beta1^t, or 1 - the
             product of the beta1 of all steps where it changes.
         rescale_lr: multiply the learning rate by hess_init + weight_decay.
@@ -89,6 +89,12 @@ class IVON(Optimizer):
             (`torch.cuda.get_rng_state`), and a graph keeps the settings of its capture, also a beta1 that is
             cycled; only the learning rate changes if it is a tensor on the GPU. Not with GradScaler or in a
             process group.
+        part: in a process group, what ranks have copies of: a name or number of their parameters (such as the
+            stage of a pipeline), which may differ between parameter groups, too. Without it ranks compare
+            their parameters at the first training draw, and again after the first step: those that are the
+            same are copies. It is needed where that misleads, which may be said by an error: stages that
+            begin with the same values, tied weights on several ranks. It is not saved in checkpoints. With
+            a part for all parameters and a seed from `seed()` ranks ask nothing of each other.
     """
 
     # GradScaler then calls step() also after an overflow, and the draws of the skipped step can be forgotten.
@@ -111,6 +117,7 @@ class IVON(Optimizer):
         rescale_lr: bool = True,
         capturable: bool = False,
         betas: tuple[float, float] | None = None,
+        part: int | str | None = None,
     ) -> None:
         check_optimizer(mc_samples, hess_approx)
         settings = {
@@ -127,6 +134,9 @@ class IVON(Optimizer):
         check_group(settings)
         shared = (mc_samples, hess_approx, sync, debias, rescale_lr, capturable)
         defaults = plain(settings) | dict(zip(OF_ALL_GROUPS, shared, strict=True))
+        if part is not None:  # a key in the groups of those who need it: it would be one in all checkpoints
+            defaults[PART] = part
+        self._parts = Parts()
         super().__init__(params, defaults | {"betas": None})  # which schedulers look for
         self.mc_samples = mc_samples
         self.hess_approx = hess_approx
@@ -139,7 +149,7 @@ class IVON(Optimizer):
         self._apart = Apart()
         self._draws = Draws()
         self._draws.remember_gradients(self._trainable())  # those that another optimizer has left
-        self.seed(int(torch.randint(2**63 - 1, (), device="cpu")))
+        self._stream = NoiseStream(int(torch.randint(2**63 - 1, (), device="cpu")))
         self._note_for_checkpoint()
         if text := without_prior(self.param_groups):
             warnings.warn(text, stacklevel=2)
@@ -151,7 +161,9 @@ class IVON(Optimizer):
         given = with_betas(param_group)
         check_group({**self.defaults, **given})
         check_same(given, self.defaults)
+        check_part(param_group.get(PART, self.defaults.get(PART)))
         super().add_param_group(param_group)
+        self._parts = Parts(self._parts.seed_is_given)
         group = self.param_groups[-1]
         for name in OF_ALL_GROUPS:
             del group[name]
@@ -171,7 +183,7 @@ class IVON(Optimizer):
     def seed(self, seed: int) -> None:
         """Start the noise anew from `seed`. Without a call the seed comes from PyTorch's global generator."""
         self._stream = NoiseStream(operator.index(seed))
-        self._seed_is_shared = False
+        self._parts = Parts(seed_is_given=True)
 
     @contextmanager
     def sampled_params(
@@ -203,6 +215,7 @@ class IVON(Optimizer):
     def _enter(self, train: bool, generator: torch.Generator | None, weight: float) -> list[_sampling.Block]:
         self._forbid_within("sampled_params()")
         check_weight(weight)
+        self._parts.flats(self.param_groups).let_go()
         if self.sync and self._has_shards():
             raise RuntimeError(
                 "sync=True is for ranks that have the whole parameters each, not shards of them"
@@ -215,13 +228,14 @@ class IVON(Optimizer):
         self._apart.check(params)
         follow_decay(self.param_groups, self.state)
         if train:
+            self._parts.learn(self.param_groups, self.state, self._stream, self.sync)
             self._draws.stay(capturing)
             self._read_pending()
             self._draws.clear_gradients(params)
             self._drop_squares()
-        keys = repeat(None) if capturing else self._keys(train, generator)
+        key = None if capturing else self._key(train, generator)
         fused = not self.capturable and self.hess_approx != "ggn"
-        blocks = _sampling.new_blocks(self.param_groups, self.state, keys, fused=fused)
+        blocks = _sampling.new_blocks(self.param_groups, self.state, key, self._parts, fused=fused)
         self._active = True
         try:
             for block in blocks:
@@ -235,15 +249,19 @@ class IVON(Optimizer):
     @_disable_dynamo
     @torch.no_grad()
     def _leave(self, blocks: list[_sampling.Block], train: bool, weight: float) -> None:
+        flats = self._parts.flats(self.param_groups)
+        flats.let_go()
         for block in blocks:
             block.restore_and_keep_noise() if train else block.restore()
         if train:
+            flats.check_gradients(self._trainable())
             self._draws.leave(blocks, float(weight))
         self._end()
 
     @_disable_dynamo
     @torch.no_grad()
     def _restore(self, blocks: list[_sampling.Block], train: bool) -> None:
+        self._parts.flats(self.param_groups).let_go()
         for block in blocks:
             block.restore()  # what an exception has left at the draw
         if train:
@@ -275,10 +293,11 @@ class IVON(Optimizer):
     @torch.no_grad()
     def _step(self) -> None:
         self._draws.stay(_captured.is_capturing())
+        self._parts.stepped()
         follow_decay(self.param_groups, self.state)
         single = None if self._needs_sums() else self._draws.take_single()
         if single is not None:
-            if all(grad is None for pending in single for grad in pending.now()):
+            if all(grad is None for pending in single for grad in pending.now()) and self._holds_any():
                 raise RuntimeError(NO_GRADIENTS)
             for pending in single:
                 self._update(pending.block.group).from_draw(pending)
@@ -331,9 +350,13 @@ class IVON(Optimizer):
         """
         self._forbid_within("load_state_dict()")
         load = _checkpoint.Load(self.param_groups, vars(self))
+        parts = [group.get(PART) for group in self.param_groups]
 
         def end(_: Optimizer) -> None:
             load.end(self.param_groups, self.state)
+            for group, part in zip(self.param_groups, parts, strict=True):  # of this rank, whoever has saved
+                group.pop(PART, None)
+                group.update({} if part is None else {PART: part})
             self._stream, self._draws = load.stream or self._stream, load.draws
             self._draws.remember_gradients(self._trainable())
             self._note_for_checkpoint()
@@ -351,7 +374,7 @@ class IVON(Optimizer):
         self._forbid_within("copying the optimizer")
         self._read_pending()
         self._note_steps()
-        sampling = ("_active", "_in_closure", "_apart", "_draws", "_stream", "_seed_is_shared")
+        sampling = ("_active", "_in_closure", "_apart", "_draws", "_stream", "_parts")
         own = {name: getattr(self, name) for name in (*OF_ALL_GROUPS, *sampling)}
         return {**super().__getstate__(), **own}
 
@@ -382,7 +405,7 @@ class IVON(Optimizer):
         return [param for group in self.param_groups for param in trainable(group)]
 
     def _has_shards(self) -> bool:
-        return any(is_sharded(param) for param in self._trainable())
+        return any(map(is_sharded, self._trainable())) or bool(self._parts.flats(self.param_groups))
 
     def _read_pending(self) -> None:
         follow_decay(self.param_groups, self.state)
@@ -392,19 +415,18 @@ class IVON(Optimizer):
         if self.hess_approx == "ggn":
             drop_squares(self._trainable())
 
-    def _keys(self, train: bool, generator: torch.Generator | None) -> Iterator[str]:
-        """The key of the noise of each block of parameters, one after the other."""
+    def _holds_any(self) -> bool:
+        """Whether this process holds any number at all: of a small sharded model some hold none."""
+        return any(local(param).numel() for param in self._trainable())
+
+    def _key(self, train: bool, generator: torch.Generator | None) -> str:
+        """The key of the noise of a draw."""
         if generator is not None:
             seed = torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
-            key = f"generator {int(seed)}"
-        elif not train:
-            key = self._stream.next_test()
-        else:
-            if not self._seed_is_shared:
-                self._stream.seed = _distributed.seed_of_rank_zero(self._stream.seed)
-                self._seed_is_shared = True
-            key = self._stream.next_train(_distributed.rank() if self.sync else 0)
-        return (f"{key} block {i}" for i in count())
+            return f"generator {int(seed)}"
+        if not train:
+            return self._stream.next_test()
+        return self._stream.next_train(_distributed.rank() if self.sync else 0)
 
     def _run(self, closure: Callable[[], Any]) -> Any:
         losses: list[Any] = []
@@ -436,6 +458,7 @@ class IVON(Optimizer):
         )
 
     def _step_from_sums(self) -> None:
+        last = self._draws.last_gradients() if self.sync else []
         self._draws.add_pending(self.hess_approx)
         if self._draws.is_empty():
             if all(float(group["lr"]) == 0 for group in self.param_groups):
@@ -450,9 +473,11 @@ class IVON(Optimizer):
         self._draws.check_changes()
         params = self._trainable()
         states = [self.state[param] for param in params]
-        if self._draws.count > 1 and not self.sync:
-            _distributed.average_where_ranks_differ(params, states)
-        if not self.sync and not any("grad_sum" in state for state in states):
+        if self.sync:
+            self._parts.refuse_averaged(last or [s["grad_sum"] for s in states if "grad_sum" in s])
+        elif self._draws.count > 1:
+            _distributed.average_where_ranks_differ(self.param_groups, params, states, self._parts)
+        if not self.sync and not any("grad_sum" in state for state in states) and self._holds_any():
             raise RuntimeError(NO_GRADIENTS)
         if not _loss_scale.unscale_sums(self, states, self._draws.count, self.hess_approx, self.sync):
             return
