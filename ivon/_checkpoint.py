@@ -16,13 +16,13 @@ from ivon._state import COUNT, Group, States, like_param
 # torch.distributed.checkpoint keeps of an optimizer its states and the entries that its groups have when it
 # is loaded, and nothing else.
 _NOISE = {"seed": "noise_seed", "train_draws": "noise_train_draws", "test_draws": "noise_test_draws"}
-_SUMS = {"count": "summed_draws", "weight": "summed_weight"}
+_SUMS = {"count": "summed_draws", "weight": "summed_weight", "reduction": "summed_by"}
 
 
 def note_sampling(groups: list[Group], stream: NoiseStream, draws: Draws) -> None:
     """Write the state of the noise and of the unfinished step into the parameter groups."""
     extra: dict[str, Any] = {_NOISE[name]: value for name, value in asdict(stream).items()}
-    extra |= {_SUMS["count"]: draws.count, _SUMS["weight"]: draws.weight}
+    extra |= {key: getattr(draws, name) for name, key in _SUMS.items()}
     for group in groups:
         group.update(extra)
 
@@ -36,7 +36,8 @@ def noted_sampling(state_dict: Mapping[str, Any]) -> tuple[NoiseStream, Draws]:
             f"the state to load has no {missing[0]!r} in its parameter groups: not saved by ivon.IVON?"
         )
     stream = NoiseStream(**{name: int(group[key]) for name, key in _NOISE.items()})
-    return stream, Draws(count=int(group[_SUMS["count"]]), weight=float(group[_SUMS["weight"]]))
+    count, weight, reduction = (group[key] for key in _SUMS.values())
+    return stream, Draws(count=int(count), weight=float(weight), reduction=str(reduction))
 
 
 def check_shapes(state_dict: Mapping[str, Any], params: list[Tensor]) -> None:

@@ -36,6 +36,22 @@ def on_any_rank(fact: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
+def is_same_on_all_ranks(tensors: list[Tensor], params: list[Tensor]) -> bool:
+    """Whether the tensors are, up to a checksum, the same on all ranks of a group; a collective call.
+
+    Without a group, and for those of sharded parameters, False.
+    """
+    if not in_group() or any(is_sharded(param) for param in params):
+        return False
+    device = params[0].device
+    mark = torch.zeros((), dtype=torch.float64, device=device)
+    for i, tensor in enumerate(tensors, start=1):
+        mark += i * tensor.detach().sum(dtype=torch.float64).to(device)
+    extremes = torch.stack([mark, -mark]).nan_to_num()
+    dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+    return bool(extremes[0] == -extremes[1])
+
+
 def average_where_ranks_differ(params: list[Tensor], states: list[State]) -> None:
     """Average the sums over the ranks unless they are the same on all of them; a collective call.
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 HESS_APPROXIMATIONS = ("price", "gradsq", "ggn")
+REDUCTIONS = ("mean", "sum")  # of the gradients of several draws
 
 # Per parameter group: what the message says is allowed, and the test of it. NaN fails every comparison.
 _GROUP_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -56,6 +57,12 @@ def check_optimizer(mc_samples: Any, hess_approx: Any) -> None:
 def check_weight(weight: Any) -> None:
     """Raise ValueError unless `weight` can be the weight of a draw."""
     _check("weight", weight, "a finite number > 0", lambda x: 0 < x < math.inf)
+
+
+def check_reduction(reduction: Any) -> None:
+    """Raise ValueError unless draws of a step can be put together so."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
 
 
 def _check(name: str, value: Any, allowed: str, holds: Callable[[float], bool]) -> None:
