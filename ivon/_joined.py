@@ -5,23 +5,27 @@ was no noise says nothing about its Hessian in Eq. 3. Neither does a draw in whi
 the average over the draws of a step such draws count as if their estimate were the Hessian that there is.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ivon import _shards
 from ivon._sampling import Block
-from ivon._state import Group, State, States, alike, state_dtype, states_of, trainable
+from ivon._state import Group, State, States, alike, state_dtype, states_of
 
 # In a state, between the draws of a step: the weight of the draws that say something about the Hessian.
 SEEN = "seen_weight"
 
 
-def blocks_at_mean(groups: list[Group], states: States, drawn: list[Block]) -> list[Block]:
-    """Blocks without noise, of trainable parameters that have a gradient and are not among those drawn."""
+def blocks_at_mean(
+    groups: list[Group], states: States, drawn: list[Block], is_of_draw: Callable[[Tensor], bool]
+) -> list[Block]:
+    """Blocks without noise: of parameters that are not among those drawn and have a gradient of the draw."""
     taken = {id(param) for block in drawn for param in block.params}
     blocks: list[Block] = []
     for group in groups:
-        late = [param for param in trainable(group) if id(param) not in taken and param.grad is not None]
+        late = [param for param in group["params"] if id(param) not in taken and is_of_draw(param)]
         for params in alike(late):
             size = sum(map(Tensor.numel, _shards.locals_of(params)))
             flat = torch.zeros(size, dtype=state_dtype(params[0]), device=params[0].device)

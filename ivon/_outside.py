@@ -29,8 +29,8 @@ class Gradients:
 
     # By the parameter's id, with versions. An id of a gradient would not do, as the next one may have it.
     _known: dict[int, tuple["ref[Tensor]", int]] = field(default_factory=dict)
-    # In a training draw, by the parameter's id: those that it began with.
-    _strays: dict[int, tuple["ref[Tensor]", RemovableHandle | None]] = field(default_factory=dict)
+    # In a training draw, by the parameter's id: those that it began with, and their versions.
+    _strays: dict[int, tuple["ref[Tensor]", int, RemovableHandle | None]] = field(default_factory=dict)
     _in_draw: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -55,10 +55,17 @@ class Gradients:
                 self._watch(param, grad)
 
     def join(self, params: list[Tensor]) -> None:
-        """New parameters: of gradients that they have within a draw it is not known whether they are its own."""
+        """New parameters: within a draw it is not known whether gradients that they have are from it."""
         for param in params if self._in_draw else []:
             if (grad := param.grad) is not None and _any_nonzero(grad):
                 self._watch(param, grad)
+
+    def is_of_draw(self, param: Tensor) -> bool:
+        """Whether the parameter has a gradient that it did not have, frozen, when the draw began."""
+        if (grad := param.grad) is None:
+            return False
+        untouched = self._is_stray(param) and self._strays[id(param)][1] == grad._version
+        return param.requires_grad or not untouched
 
     def check(self, params: list[Tensor]) -> None:
         """RuntimeError if one of the parameters still has what the draw began with; it is at its end."""
@@ -85,7 +92,7 @@ class Gradients:
     def _watch(self, param: Tensor, grad: Tensor) -> None:
         # A backward pass asks the hook before it adds its gradient; of what else adds one `check` is told.
         handle = param.register_hook(self._watcher(param)) if param.requires_grad else None
-        self._strays[id(param)] = ref(grad), handle
+        self._strays[id(param)] = ref(grad), grad._version, handle
 
     def _watcher(self, param: Tensor) -> Callable[[Tensor], None]:
         of, key = ref(param), id(param)
@@ -101,9 +108,9 @@ class Gradients:
     def _stop_watching(self, *keys: int) -> None:
         """That of the parameters of these ids, or of all."""
         for key in keys or tuple(self._strays):
-            _, handle = self._strays.pop(key, (None, None))
-            if handle is not None:
-                handle.remove()
+            stray = self._strays.pop(key, None)
+            if stray is not None and stray[2] is not None:
+                stray[2].remove()
 
     def _is_stray(self, param: Tensor) -> bool:
         stray = self._strays.get(id(param))

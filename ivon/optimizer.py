@@ -228,9 +228,11 @@ class IVON(Optimizer):
         self, blocks: list[_sampling.Block], train: bool, weight: float, *, optional: bool = False
     ) -> None:
         """The end of a draw; an `optional` one does not count if no parameter has a gradient from it."""
-        late = blocks_at_mean(self.param_groups, self.state, blocks) if train else []
+        late: list[_sampling.Block] = []
         if train:
-            self._draws.gradients.check([param for block in (*blocks, *late) for param in block.params])
+            gradients = self._draws.gradients
+            late = blocks_at_mean(self.param_groups, self.state, blocks, gradients.is_of_draw)
+            gradients.check([param for block in (*blocks, *late) for param in block.params])
         for block in blocks:
             block.restore_and_keep_noise() if train else block.restore()
         if train:
