@@ -3,16 +3,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor
 
 from ivon import _fused, _kernels, _shards
+from ivon._joined import SEEN, fill_unseen, note_seen
 from ivon._operations import LISTS
+from ivon._outside import Gradients, check_dense
 from ivon._sampling import Block
+from ivon._shown import follow, show
+from ivon._state import Group, State, States
 from ivon._stretches import laid_out_like
 
 
@@ -22,25 +24,17 @@ class Pending:
 
     block: Block
     left: list[Tensor | None]  # the gradients as they were when the context was left, by reference
-    versions: list[int]  # how often each had been changed by then
 
     def now(self) -> list[Tensor | None]:
         """The gradients as they are, perhaps clipped or unscaled; as they were, where they are removed."""
         pairs = zip(self.block.params, self.left, strict=True)
         return [left if (grad := param.grad) is None else grad for param, left in pairs]
 
-    def changed(self) -> bool:
-        """Whether any gradient was changed or replaced since the context was left."""
-        then = zip(self.now(), self.left, self.versions, strict=True)
-        return any(
-            now is not left or (now is not None and now._version != version) for now, left, version in then
-        )
-
     def read(self, estimator: str) -> tuple[Block, list[Tensor]]:
         """The part of the block that has gradients, and they: what this process holds of each."""
         now = self.now()
         grads = [grad for grad in now if grad is not None]
-        _check_dense(grads)
+        check_dense(grads)
         block = self.block.part([i for i, grad in enumerate(now) if grad is not None])
         if estimator == "ggn":
             for param, kept in zip(block.params, block.kept, strict=True):
@@ -53,31 +47,37 @@ class Draws:
     """The training draws since the last step.
 
     Their weighted sums `grad_sum` and `product_sum` are in the parameters' states, so that they are saved.
+    The gradient of a first draw is read late, when a second begins or at the step. Those of later draws are
+    read at their end, and from then on `p.grad` shows what a step would use.
     """
 
     count: int = 0  # of the draws in the sums
     weight: float = 0.0  # of the draws in the sums, together
+    reduction: str = "mean"
+    even: bool = False  # the sums are known to be the same on all ranks that train one model
+    gradients: Gradients = field(default_factory=Gradients)
     _pending: list[Pending] | None = None
     _pending_weight: float = 1.0
     _captured: bool = False  # whether they are in a CUDA graph
-    # Whether gradients were changed after their context, for each block of parameters.
-    _changes: dict[int, set[bool]] = field(default_factory=dict)
-    # By the parameter's id: gradients not to be missed, and their versions. An id of a gradient would not
-    # do, as the next one may have it.
-    _known: dict[int, tuple["ref[Tensor]", int]] = field(default_factory=dict)
+    _shown: list[tuple[Tensor, State]] = field(default_factory=list)  # parameters that show the sums
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_known": {}}  # copies of parameters come without gradients
+        return {**vars(self), "_shown": []}  # copies of parameters come without gradients
+
+    @property
+    def divisor(self) -> float:
+        """What the sums are divided by for the gradient of a step."""
+        return self.weight if self.reduction == "mean" else 1.0
+
+    def agree(self, reduction: str) -> None:
+        """The reduction of the draw that begins; RuntimeError if that of the draws before it is another."""
+        check_agree(reduction, None if self.is_empty() else self.reduction)
+        self.reduction = reduction
 
     def leave(self, blocks: list[Block], weight: float) -> None:
         """Note a draw whose gradients are in `p.grad` from now on."""
-        self._pending, self._known = [], {}
-        for block in blocks:
-            grads = [param.grad for param in block.params]
-            versions = [-1 if grad is None else grad._version for grad in grads]
-            self._pending.append(Pending(block, grads, versions))
-            found = zip(map(id, block.params), grads, versions, strict=True)
-            self._known |= {key: (ref(grad), version) for key, grad, version in found if grad is not None}
+        self.gradients.remember(param for block in blocks for param in block.params)
+        self._pending = [Pending(block, [param.grad for param in block.params]) for block in blocks]
         self._pending_weight = weight
 
     def stay(self, captured: bool) -> None:
@@ -93,88 +93,104 @@ class Draws:
         """Whether there is no draw to make a step from."""
         return self.count == 0 and self._pending is None
 
-    def last_gradients(self) -> list[Tensor]:
-        """Those of the last draw, if they have not been read yet."""
-        return [grad for pending in self._pending or [] for grad in pending.now() if grad is not None]
+    def drop_pending(self) -> None:
+        """Let the last draw not count."""
+        self._pending = None
 
-    def drop_pending_without_gradients(self) -> None:
-        """Let the last draw not count if no parameter has a gradient from it."""
-        if self._pending and all(grad is None for pending in self._pending for grad in pending.now()):
-            self._pending = None
-
-    def clear_gradients(self, params: list[Tensor]) -> None:
-        """Drop gradients that are known; RuntimeError if there are others, which would be lost in silence."""
-        for param in params:
-            grad = param.grad
-            if grad is None:
-                continue
-            if not self._knows(param, grad) and _any_nonzero(grad):
-                raise RuntimeError(
-                    "a parameter has a gradient from outside of sampled_params(train=True): compute all "
-                    "gradients of a step within it, or call zero_grad() to drop them"
-                )
-            param.grad = None
-
-    def remember_gradients(self, params: list[Tensor]) -> None:
-        """Those that parameters have now have been used, or are not wanted."""
-        pairs = [(id(param), grad) for param in params if (grad := param.grad) is not None]
-        self._known = {key: (ref(grad), grad._version) for key, grad in pairs}
-
-    def _knows(self, param: Tensor, grad: Tensor) -> bool:
-        known = self._known.get(id(param))
-        return known is not None and known[0]() is grad and known[1] == grad._version
+    def pending_gradients(self) -> list[Tensor] | None:
+        """Those of the last draw; None if there is none, or they have been read."""
+        if self._pending is None:
+            return None
+        return [grad for pending in self._pending for grad in pending.now() if grad is not None]
 
     def take_single(self) -> list[Pending] | None:
         """The draw of a step that has only one, of weight 1, as it was drawn: it needs no sums, or None."""
         if self.count or self._pending_weight != 1 or self._pending is None:
             return None
-        if not all(pending.block.is_as_drawn() for pending in self._pending):
+        if not all(p.block.is_as_drawn() and not p.block.at_mean for p in self._pending):
             return None
         pending, self._pending = self._pending, None
         return pending
 
-    def check_changes(self) -> None:
-        """RuntimeError if the gradients of some draws were changed after their contexts and others not."""
-        if any(len(answers) > 1 for answers in self._changes.values()):
-            raise RuntimeError(
-                f"of {self.count} draws in a step, the gradients of some were changed after their context "
-                f"and those of others not: clip the gradients of every draw, best within its context"
-            )
+    def ids(self) -> set[int]:
+        """Those of the parameters whose gradients a step would use."""
+        pending = {id(param) for pending in self._pending or [] for param in pending.block.params}
+        return pending | {id(param) for param, _ in self._shown}
 
     @torch.no_grad()
-    def add_pending(self, hess_approx: str) -> None:
-        """Read the gradients of the last draw; a sum may then still be the gradient itself."""
-        if self._pending is None:
+    def update_sums(self, estimator: str) -> None:
+        """Read the gradients of the last draw, or what was done to those shown.
+
+        A sum may then still be the gradient itself.
+        """
+        shown, self._shown = self._shown, []
+        follow(shown, self.divisor, power=1 if estimator == "price" else 2)
+        pending, self._pending = self._pending, None
+        if pending is None:
             return
-        for i, pending in enumerate(self._pending):
-            block, grads = pending.read(hess_approx)
+        found = [(part, *part.read(estimator)) for part in pending]
+        for part, block, grads in found:
+            note_seen(part.block, part.now(), self._pending_weight, estimator)
             if grads:
-                self._changes.setdefault(i, set()).add(pending.changed())
-                _add(block, grads, self._pending_weight, hess_approx)
+                _add(block, grads, self._pending_weight, estimator)
         self.count += 1
         self.weight += self._pending_weight
-        self._pending = None
+        self.even = False
 
     @torch.no_grad()
-    def read_pending(self, hess_approx: str) -> None:
-        """Read the gradients of the last draw into sums of our own: others may overwrite or zero theirs."""
-        pending = self._pending
-        if not pending:
-            return
-        self.add_pending(hess_approx)
+    def update_own_sums(self, estimator: str) -> None:
+        """The same, into memory of our own: others may overwrite or zero their gradients."""
+        pending = self._pending or []
+        used = [param for part in pending for param in part.block.params]
+        used += [param for param, _ in self._shown]
+        self.update_sums(estimator)
         for part in pending:
             for state, grad in zip(part.block.states, part.now(), strict=True):
                 if grad is not None and state["grad_sum"] is _shards.local(grad):
                     state["grad_sum"] = state["grad_sum"].clone()
-        self.remember_gradients([param for part in pending for param in part.block.params])
+        if used:
+            self.gradients.remember(used)
+
+    @torch.no_grad()
+    def show(self, groups: list[Group], states: States, *, visible: bool = False) -> None:
+        """Let `p.grad` be what a step would use: everywhere, or where gradients are `visible`."""
+        if not self.count:
+            return
+        params = [param for group in groups for param in group["params"]]
+        self._shown = [
+            (param, state)
+            for param in params
+            if "grad_sum" in (state := states.get(param, {})) and not (visible and param.grad is None)
+        ]
+        for param, state in self._shown:
+            show(param, state, self.divisor)
+
+    @torch.no_grad()
+    def complete_products(self, group: Group, states: list[State], estimator: str) -> None:
+        """Make the sums of products ready for a step; `states` are those that have them.
+
+        Where the losses have their shares already, their squared gradients have the squares of these, which
+        are taken for equal.
+        """
+        if self.reduction == "sum" and estimator != "price":
+            torch._foreach_mul_([state["product_sum"] for state in states], self.weight)
+        fill_unseen(group, states, self.weight, self.divisor, estimator)
 
     def forget(self, states: Iterable[Any]) -> None:
         """Start anew: nothing drawn, nothing summed."""
-        self.count, self.weight, self._pending, self._changes = 0, 0.0, None, {}
+        self.count, self.weight, self._pending, self._shown = 0, 0.0, None, []
         for state in states:
             if isinstance(state, dict):  # others may keep something of their own there
-                state.pop("grad_sum", None)
-                state.pop("product_sum", None)
+                for name in ("grad_sum", "product_sum", SEEN):
+                    state.pop(name, None)
+
+
+def check_agree(reduction: str, before: str | None) -> None:
+    """RuntimeError if the reduction is another than that of the draws before, if there are any."""
+    if before is not None and reduction != before:
+        raise RuntimeError(
+            f"the draws of one step must have one reduction, got {reduction!r} after {before!r}"
+        )
 
 
 def drop_squares(params: Iterable[Tensor]) -> None:
@@ -193,16 +209,6 @@ def squares_of(param: Tensor) -> Tensor:
             "ivon.per_example_backward()"
         )
     return squares
-
-
-def _check_dense(grads: list[Tensor]) -> None:
-    for layout in set(map(attrgetter("layout"), grads)) - {torch.strided}:
-        raise RuntimeError(f"IVON needs dense gradients, got {layout}; e.g. nn.Embedding(sparse=False)")
-
-
-def _any_nonzero(grad: Tensor) -> bool:
-    _check_dense([grad])
-    return bool(_shards.local(grad).count_nonzero())
 
 
 def _add(block: Block, grads: list[Tensor], weight: float, hess_approx: str) -> None:

@@ -19,13 +19,15 @@ from ivon._state import ON_DEVICE, PER_ENTRY, SUMS, Group, States, is_counted, l
 # is loaded, and nothing else.
 _NOISE = {"seed": "noise_seed", "train_draws": "noise_train_draws", "test_draws": "noise_test_draws"}
 _SUMS = {"count": "summed_draws", "weight": "summed_weight"}
+_REDUCTION = "summed_by"  # not in checkpoints of earlier versions, whose draws are averaged
 _LEARNED = {name: f"learned_with_{name}" for name in ("hess_approx", "debias", "rescale_lr")}
 
 
 def note_sampling(groups: list[Group], stream: NoiseStream, draws: Draws) -> None:
     """Write the state of the noise and of the unfinished step into the parameter groups."""
     extra: dict[str, Any] = {_NOISE[name]: value for name, value in asdict(stream).items()}
-    extra |= {_SUMS["count"]: draws.count, _SUMS["weight"]: draws.weight}
+    extra |= {key: getattr(draws, name) for name, key in _SUMS.items()}
+    extra[_REDUCTION] = draws.reduction
     for group in groups:
         group.update(extra)
 
@@ -38,7 +40,8 @@ def noted_sampling(group: Group) -> tuple[NoiseStream, Draws]:
             f"the state to load has no {missing[0]!r} in its parameter groups: not saved by ivon.IVON?"
         )
     stream = NoiseStream(**{name: int(group[key]) for name, key in _NOISE.items()})
-    return stream, Draws(count=int(group[_SUMS["count"]]), weight=float(group[_SUMS["weight"]]))
+    count, weight = int(group[_SUMS["count"]]), float(group[_SUMS["weight"]])
+    return stream, Draws(count=count, weight=weight, reduction=str(group.get(_REDUCTION, "mean")))
 
 
 def note_learned_with(groups: list[Group], settings: Mapping[str, Any]) -> None:

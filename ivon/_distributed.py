@@ -27,6 +27,16 @@ def on_any_rank(fact: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
+def is_same_on_all_ranks(tensors: list[Tensor], device: torch.device) -> bool:
+    """Whether the tensors are, up to a checksum, the same on all ranks of a group; a collective call."""
+    mark = torch.zeros((), dtype=torch.float64, device=device)
+    for i, tensor in enumerate(tensors, start=1):
+        mark += i * tensor.detach().sum(dtype=torch.float64).to(device)
+    extremes = torch.stack([mark, -mark]).nan_to_num()
+    dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
+    return bool(extremes[0] == -extremes[1])
+
+
 def average_where_ranks_differ(
     groups: list[Group], params: list[Tensor], states: list[State], parts: Parts
 ) -> None:

@@ -1,7 +1,8 @@
 """Gradients of a scaled loss: division by the scale, and the verdict of GradScaler on overflow.
 
 `GradScaler.step(optimizer)` sets two attributes of an optimizer that has `_step_supports_amp_scaling`:
-`found_inf`, and `grad_scale`, which is None when `GradScaler.unscale_` has already divided `p.grad`.
+`found_inf`, and `grad_scale`, which is None when `GradScaler.unscale_` has already divided `p.grad` (after
+several draws their average).
 """
 
 import torch
@@ -10,8 +11,8 @@ from ivon import _captured, _distributed
 from ivon._state import State
 
 
-def unscale_sums(optimizer: object, states: list[State], draws: int, hess_approx: str, sync: bool) -> bool:
-    """Divide the sums over `draws` draws by the loss scale; False if the step overflowed: skip it.
+def unscale_sums(optimizer: object, states: list[State], hess_approx: str, sync: bool) -> bool:
+    """Divide the sums over draws by the loss scale; False if the step overflowed: skip it.
 
     Nothing happens when no GradScaler has called the step.
     """
@@ -21,9 +22,6 @@ def unscale_sums(optimizer: object, states: list[State], draws: int, hess_approx
     if _captured.is_capturing():
         raise RuntimeError("a CUDA graph cannot skip steps, as GradScaler wants to: use bfloat16")
     overflow = bool(found_inf)
-    if draws > 1:  # GradScaler has looked at the gradient of the last draw only
-        sums = [state["product_sum"] for state in states if "product_sum" in state]
-        overflow = overflow or not all(bool(s.isfinite().all()) for s in sums)
     if sync:
         overflow = _distributed.on_any_rank(overflow, found_inf.device)
     if overflow:
@@ -31,11 +29,6 @@ def unscale_sums(optimizer: object, states: list[State], draws: int, hess_approx
     grad_scale = getattr(optimizer, "grad_scale", None)
     if grad_scale is not None:
         _divide(states, 1 / float(grad_scale), hess_approx)
-    elif draws > 1:
-        raise RuntimeError(
-            f"GradScaler.unscale_ divided the gradient of the last of {draws} draws only; with several draws "
-            f"per step call GradScaler.step without unscale_, or use bfloat16, which needs neither"
-        )
     return True
 
 

@@ -34,6 +34,7 @@ class Block:
     params: list[Tensor]
     states: list[State]
     flat: Tensor | None = None  # the memory of `kept`
+    at_mean: bool = False  # it was not drawn: the noise in `kept` is zero
     drawn: _fused.Draw | None = None
     source: _shards.Noise | _captured.Noise | None = None  # of the noise in `kept`, as long as it is needed
     # What is at the draw, whatever interrupts us.
@@ -73,7 +74,7 @@ class Block:
         if len(chosen) == len(self.params):
             return self
         params, states = [self.params[i] for i in chosen], [self.states[i] for i in chosen]
-        part = Block(self.group, params, states)
+        part = Block(self.group, params, states, at_mean=self.at_mean)
         if self.drawn is not None:
             part.drawn = self.drawn.part(chosen)
         else:
@@ -206,7 +207,7 @@ def new_block(
     """
     if fused and key is not None and _fused.usable(params, states):
         drawn = _fused.new_draw(params, key if places is None else f"{key} at {places}")
-        return Block(group, params, states, drawn.memory(params[0].device), drawn)
+        return Block(group, params, states, drawn.memory(params[0].device), drawn=drawn)
     size = sum(map(Tensor.numel, _shards.locals_of(params)))
     flat = torch.empty(size, dtype=state_dtype(params[0]), device=params[0].device)
     source = _captured.Noise(flat) if key is None else _shards.Noise(flat, params, key, places)

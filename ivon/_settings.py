@@ -13,6 +13,7 @@ BETAS = {"beta1": 0.9, "beta2": 0.99999}  # and what they are where nothing is g
 AGREED = "agreed_betas"
 # Of the whole optimizer; torch.optim has all settings in `defaults` and copies them into every group.
 OF_ALL_GROUPS = ("mc_samples", "hess_approx", "sync", "debias", "rescale_lr", "capturable")
+REDUCTIONS = ("mean", "sum")  # of the gradients of several draws
 
 # Per parameter group: what the message says is allowed, and the test of it. NaN fails every comparison.
 _GROUP_RULES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -128,6 +129,12 @@ def check_optimizer(mc_samples: Any, hess_approx: Any) -> None:
 def check_weight(weight: Any) -> None:
     """Raise ValueError unless `weight` can be the weight of a draw."""
     _check("weight", weight, "a finite number > 0", lambda x: 0 < x < math.inf)
+
+
+def check_reduction(reduction: Any) -> None:
+    """Raise ValueError unless draws of a step can be put together so."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
 
 
 def _check(name: str, value: Any, allowed: str, holds: Callable[[float], bool]) -> None:

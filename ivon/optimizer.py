@@ -12,9 +12,10 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # torch.compiler.disable, without a second more for our import
 from torch.optim import Optimizer
 
-from ivon import _captured, _checkpoint, _distributed, _loss_scale, _sampling
-from ivon._accumulate import Draws, drop_squares
+from ivon import _captured, _checkpoint, _distributed, _exchange, _loss_scale, _sampling
+from ivon._accumulate import Draws, check_agree, drop_squares
 from ivon._apart import Apart
+from ivon._joined import blocks_at_mean
 from ivon._noise import NoiseStream
 from ivon._parts import PART, Parts, check_part
 from ivon._settings import (
@@ -23,6 +24,7 @@ from ivon._settings import (
     OF_ALL_GROUPS,
     check_group,
     check_optimizer,
+    check_reduction,
     check_same,
     check_weight,
     follow_betas,
@@ -56,10 +58,17 @@ class IVON(Optimizer):
 
     and predictions are averaged over draws: `with optimizer.sampled_params(): logits = model(inputs)`.
 
-    The gradient of a draw is read late, at the next training draw or in `step()`, so gradient clipping and
-    `GradScaler.unscale_` work in between; a gradient left from before is dropped when a training draw begins.
+    After a training draw `p.grad` is what `step()` would use: the gradient of the draw, or the average over
+    all draws since the last step. It is read late, so gradient clipping and `GradScaler.unscale_` work in
+    between, and scale all draws. A gradient left from before is dropped when a training draw begins. One from
+    outside of all draws, such as that of a probe at the mean, is to be zeroed before or within the draw; it
+    is an error if the draw's own is added to it.
+
     Any number of draws may precede a step; they are averaged, and `mc_samples` tells only how many
-    `step(closure)` makes by itself. Parameters without a gradient in all draws of a step are left alone.
+    `step(closure)` makes by itself. Parameters without a gradient in all draws of a step are left alone. One
+    that becomes trainable within a draw, by `requires_grad_()` or `add_param_group`, is at its mean in that
+    draw: its gradient counts, and its Hessian stays what it is. In an average over draws, those at which a
+    parameter was frozen count as a gradient of 0 and, again, the Hessian that there is.
 
     Arguments (all but the last six may differ between parameter groups):
         lr: learning rate alpha; about that of SGD when `rescale_lr` is on. A number, or a tensor of one,
@@ -144,11 +153,12 @@ class IVON(Optimizer):
         self.debias = debias
         self.rescale_lr = rescale_lr
         self.capturable = capturable
-        self._active = False  # inside sampled_params
-        self._in_closure = False  # which step() has called, at a draw
+        self._active: list[_sampling.Block] | None = None  # the draw that the parameters are at
+        # That of a closure in step(), its weight, and the reduction of draws before the call.
+        self._closure_draw: tuple[list[_sampling.Block], float, str | None] | None = None
         self._apart = Apart()
         self._draws = Draws()
-        self._draws.remember_gradients(self._trainable())  # those that another optimizer has left
+        self._draws.gradients.remember(self._params())  # those that another optimizer has left
         self._stream = NoiseStream(int(torch.randint(2**63 - 1, (), device="cpu")))
         self._note_for_checkpoint()
         if text := without_prior(self.param_groups):
@@ -175,10 +185,10 @@ class IVON(Optimizer):
             if not param.is_floating_point():
                 self.param_groups.pop()
                 raise ValueError(f"parameters must be of a real floating-point dtype, got {param.dtype}")
-        if (
-            "_stream" in vars(self) and group["weight_decay"] == 0
-        ):  # the constructor warns once, of all groups
-            warnings.warn(without_prior(self.param_groups), stacklevel=2)
+        if "_stream" in vars(self):  # the constructor, which calls this too, does so for all groups at once
+            self._draws.gradients.join(group["params"])
+            if group["weight_decay"] == 0:
+                warnings.warn(without_prior(self.param_groups), stacklevel=2)
 
     def seed(self, seed: int) -> None:
         """Start the noise anew from `seed`. Without a call the seed comes from PyTorch's global generator."""
@@ -187,35 +197,52 @@ class IVON(Optimizer):
 
     @contextmanager
     def sampled_params(
-        self, train: bool = False, *, generator: torch.Generator | None = None, weight: float = 1.0
+        self,
+        train: bool = False,
+        *,
+        generator: torch.Generator | None = None,
+        weight: float = 1.0,
+        reduction: str = "mean",
     ) -> Iterator[None]:
         """In the context the trainable parameters are a draw from the posterior, then its mean again.
 
         With `train` the gradient computed at the draw counts for the next step, in proportion to `weight`
-        (the size of a micro-batch whose loss is a mean). A draw left by an exception does not count.
+        (the size of a micro-batch whose loss is a mean). With the `reduction` "sum" the gradients of the
+        draws of a step add up, as with other optimizers: for losses that have been divided by the number of
+        micro-batches already, as Hugging Face's Trainer, Lightning and accelerate do. All draws of a step
+        have one reduction. A draw left by an exception does not count.
+
         The seed of the noise is taken from `generator` if there is one, otherwise from the optimizer's own
         streams, of which training and testing have one each.
 
-        A closure that `step()` has called is at a draw already; its first training context is that draw.
+        A closure that `step()` has called is at a draw already; its first training context is that draw, and
+        ends it.
         """
-        if self._in_closure and train and generator is None and weight == 1:
-            self._in_closure = False  # a second draw cannot be had there
+        if self._closure_draw is not None and train and generator is None and weight == 1:
+            (blocks, weight, of_step), self._closure_draw = self._closure_draw, None
+            check_reduction(reduction)
+            check_agree(reduction, of_step)
             yield
+            if self._active is blocks:
+                self._leave(blocks, train, weight, optional=True)
             return
-        blocks = self._enter(train, generator, weight)
+        blocks = self._enter(train, generator, weight, reduction)
         try:
             yield
             self._leave(blocks, train, weight)
         finally:
-            if self._active:
+            if self._active is blocks:
                 self._restore(blocks, train)
 
     @_disable_dynamo
     @torch.no_grad()
-    def _enter(self, train: bool, generator: torch.Generator | None, weight: float) -> list[_sampling.Block]:
+    def _enter(
+        self, train: bool, generator: torch.Generator | None, weight: float, reduction: str
+    ) -> list[_sampling.Block]:
         self._forbid_within("sampled_params()")
         check_weight(weight)
         self._parts.flats(self.param_groups).let_go()
+        check_reduction(reduction)
         if self.sync and self._has_shards():
             raise RuntimeError(
                 "sync=True is for ranks that have the whole parameters each, not shards of them"
@@ -230,13 +257,14 @@ class IVON(Optimizer):
         if train:
             self._parts.learn(self.param_groups, self.state, self._stream, self.sync)
             self._draws.stay(capturing)
-            self._read_pending()
-            self._draws.clear_gradients(params)
+            self._draws.agree(reduction)
+            self._read_gradients()
+            self._draws.gradients.begin(self._params())
             self._drop_squares()
         key = None if capturing else self._key(train, generator)
         fused = not self.capturable and self.hess_approx != "ggn"
         blocks = _sampling.new_blocks(self.param_groups, self.state, key, self._parts, fused=fused)
-        self._active = True
+        self._active = blocks
         try:
             for block in blocks:
                 block.displace()
@@ -248,15 +276,48 @@ class IVON(Optimizer):
 
     @_disable_dynamo
     @torch.no_grad()
-    def _leave(self, blocks: list[_sampling.Block], train: bool, weight: float) -> None:
+    def _leave(
+        self, blocks: list[_sampling.Block], train: bool, weight: float, *, optional: bool = False
+    ) -> None:
+        """The end of a draw; an `optional` one does not count if no parameter has a gradient from it."""
         flats = self._parts.flats(self.param_groups)
         flats.let_go()
+        late: list[_sampling.Block] = []
+        if train:
+            gradients = self._draws.gradients
+            late = blocks_at_mean(self.param_groups, self.state, blocks, gradients.is_of_draw)
+            gradients.check([param for block in (*blocks, *late) for param in block.params])
         for block in blocks:
             block.restore_and_keep_noise() if train else block.restore()
         if train:
             flats.check_gradients(self._trainable())
-            self._draws.leave(blocks, float(weight))
+            self._draws.leave([*blocks, *late], float(weight))
+            if not self._draws.pending_gradients():
+                self._leave_without_gradients(optional)
+            if self._draws.count:
+                self._show_average()
         self._end()
+
+    def _leave_without_gradients(self, optional: bool) -> None:
+        if optional:
+            self._draws.drop_pending()
+        elif self._has_shards():
+            raise RuntimeError(
+                "no parameter has a gradient from this draw: sharded ones have none before they are reduced. "
+                "Reduce those of each draw, or let one sampled_params(train=True) span the micro-batches"
+            )
+
+    def _show_average(self) -> None:
+        """Let `p.grad` be the average over the draws, after another one."""
+        if (grads := self._draws.pending_gradients()) is not None:
+            even = self._draws.even
+            self._draws.update_own_sums(self.hess_approx)
+            # DistributedDataParallel has averaged them, and would have averaged those of all draws.
+            if self._is_one_model() and _distributed.is_same_on_all_ranks(grads, self._params()[0].device):
+                if not even:
+                    self._average_over_ranks()
+                self._draws.even = True
+        self._draws.show(self.param_groups, self.state)
 
     @_disable_dynamo
     @torch.no_grad()
@@ -265,12 +326,14 @@ class IVON(Optimizer):
         for block in blocks:
             block.restore()  # what an exception has left at the draw
         if train:
-            self._draws.remember_gradients(self._trainable())
+            self._draws.drop_pending()
+            self._draws.show(self.param_groups, self.state)
+            self._draws.gradients.remember(self._params())
         self._end()
 
     def _end(self) -> None:
         torch.clear_autocast_cache()
-        self._active = False
+        self._active = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -295,6 +358,8 @@ class IVON(Optimizer):
         self._draws.stay(_captured.is_capturing())
         self._parts.stepped()
         follow_decay(self.param_groups, self.state)
+        if not self._draws.is_empty():
+            self._draws.gradients.check_unused(self._params(), self._draws.ids())
         single = None if self._needs_sums() else self._draws.take_single()
         if single is not None:
             if all(grad is None for pending in single for grad in pending.now()) and self._holds_any():
@@ -308,15 +373,17 @@ class IVON(Optimizer):
     def discard_draws(self) -> None:
         """Forget all training draws since the last step: for a step that is to be skipped."""
         self._draws.forget(self.state.values())
-        self._draws.remember_gradients(self._trainable())
+        self._draws.gradients.remember(self._params())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients; what a finished draw has left in them is read first and counts."""
-        if not self._active:
-            self._read_pending()
+        if self._active is None:
+            self._read_gradients()
+        else:
+            self._draws.update_own_sums(self.hess_approx)  # at a test draw; weight_decay is as it was drawn
         super().zero_grad(set_to_none)
         self._drop_squares()
-        self._draws.remember_gradients([] if set_to_none else self._trainable())
+        self._draws.gradients.remember([] if set_to_none else self._params())
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint, also between the draws of a step; reads the gradients of the last draw.
@@ -331,11 +398,12 @@ class IVON(Optimizer):
             return super().state_dict()
 
     def _prepare_state_dict(self) -> None:
-        self._read_pending()
+        self._read_gradients()
         if self._draws.count and self._has_shards():
             raise RuntimeError(
                 "state_dict() of sharded parameters between the draws of a step: call step() first"
             )
+        self._draws.show(self.param_groups, self.state, visible=True)
         self._note_for_checkpoint()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -358,7 +426,7 @@ class IVON(Optimizer):
                 group.pop(PART, None)
                 group.update({} if part is None else {PART: part})
             self._stream, self._draws = load.stream or self._stream, load.draws
-            self._draws.remember_gradients(self._trainable())
+            self._draws.gradients.remember(self._params())
             self._note_for_checkpoint()
 
         # Hooks of our own, next to what torch.optim does: others see what they see with its optimizers.
@@ -372,9 +440,10 @@ class IVON(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         self._forbid_within("copying the optimizer")
-        self._read_pending()
+        self._read_gradients()
+        self._draws.show(self.param_groups, self.state, visible=True)
         self._note_steps()
-        sampling = ("_active", "_in_closure", "_apart", "_draws", "_stream", "_parts")
+        sampling = ("_active", "_closure_draw", "_apart", "_draws", "_stream", "_parts")
         own = {name: getattr(self, name) for name in (*OF_ALL_GROUPS, *sampling)}
         return {**super().__getstate__(), **own}
 
@@ -384,10 +453,10 @@ class IVON(Optimizer):
         for group in self.param_groups:
             group.setdefault(DECAY, group["weight_decay"])
             follow_betas(group)
-        self._draws.remember_gradients(self._trainable())  # nn.Parameter is copied without
+        self._draws.gradients.remember(self._params())  # nn.Parameter is copied without
 
     def _forbid_within(self, call: str) -> None:
-        if self._active:
+        if self._active is not None:
             raise RuntimeError(f"{call} within sampled_params(): leave that context first")
 
     def _note_steps(self) -> None:
@@ -404,12 +473,20 @@ class IVON(Optimizer):
     def _trainable(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in trainable(group)]
 
+    def _params(self) -> list[Tensor]:
+        return [param for group in self.param_groups for param in group["params"]]
+
     def _has_shards(self) -> bool:
         return any(map(is_sharded, self._trainable())) or bool(self._parts.flats(self.param_groups))
 
-    def _read_pending(self) -> None:
+    def _is_one_model(self) -> bool:
+        """Whether all ranks of a process group hold copies of all parameters, with averaged gradients."""
+        apart = self.sync or self._has_shards() or self._parts.names(self.param_groups)
+        return _exchange.in_group() and not apart
+
+    def _read_gradients(self) -> None:
         follow_decay(self.param_groups, self.state)
-        self._draws.read_pending(self.hess_approx)
+        self._draws.update_own_sums(self.hess_approx)
 
     def _drop_squares(self) -> None:
         if self.hess_approx == "ggn":
@@ -429,20 +506,30 @@ class IVON(Optimizer):
         return self._stream.next_train(_distributed.rank() if self.sync else 0)
 
     def _run(self, closure: Callable[[], Any]) -> Any:
-        losses: list[Any] = []
+        """The mean loss of `mc_samples` draws; they are one micro-batch where draws add up."""
+        reduction = None if self._draws.is_empty() else self._draws.reduction
+        weight = 1 / self.mc_samples if reduction == "sum" else 1.0
         try:
-            for _ in range(self.mc_samples):
-                with torch.enable_grad(), self.sampled_params(train=True):
-                    self._in_closure = True  # those for ivon-opt enter a context of their own
-                    losses.append(closure())
-                self._in_closure = False
-                self._draws.drop_pending_without_gradients()
+            losses = [self._at_draw(closure, weight, reduction) for _ in range(self.mc_samples)]
         except BaseException:
-            self._draws.forget(self.state.values())
+            self.discard_draws()
             raise
-        finally:
-            self._in_closure = False
         return None if losses[0] is None else sum(losses) / len(losses)
+
+    @torch.enable_grad()
+    def _at_draw(self, closure: Callable[[], Any], weight: float, reduction: str | None) -> Any:
+        """Call a closure; a context of its own, if it has one, ends the draw."""
+        blocks = self._enter(True, None, weight, reduction or "mean")
+        self._closure_draw = blocks, weight, reduction
+        try:
+            loss = closure()
+            if self._closure_draw is not None:
+                self._leave(blocks, True, weight, optional=True)
+            return loss
+        finally:
+            self._closure_draw = None
+            if self._active is blocks:
+                self._restore(blocks, True)
 
     def _needs_sums(self) -> bool:
         """Whether something stands between the draws and the update: other ranks, a loss scale."""
@@ -458,8 +545,8 @@ class IVON(Optimizer):
         )
 
     def _step_from_sums(self) -> None:
-        last = self._draws.last_gradients() if self.sync else []
-        self._draws.add_pending(self.hess_approx)
+        last = self._draws.pending_gradients() if self.sync else None
+        self._draws.update_sums(self.hess_approx)
         if self._draws.is_empty():
             if all(float(group["lr"]) == 0 for group in self.param_groups):
                 states_of_groups(
@@ -470,24 +557,39 @@ class IVON(Optimizer):
                 "step() needs a gradient at a posterior draw: "
                 "compute it within `sampled_params(train=True)`, or pass a closure"
             )
-        self._draws.check_changes()
-        params = self._trainable()
-        states = [self.state[param] for param in params]
+        draws = self._draws
+        if draws.count > 1 and not self.sync and not draws.even:
+            self._average_over_ranks()
+        states = [self.state[param] for group in self.param_groups for param in self._involved(group)]
+        sums = [state["grad_sum"] for state in states if "grad_sum" in state]
         if self.sync:
-            self._parts.refuse_averaged(last or [s["grad_sum"] for s in states if "grad_sum" in s])
-        elif self._draws.count > 1:
-            _distributed.average_where_ranks_differ(self.param_groups, params, states, self._parts)
-        if not self.sync and not any("grad_sum" in state for state in states) and self._holds_any():
+            self._parts.refuse_averaged(last or sums)
+        elif not sums and self._holds_any():
             raise RuntimeError(NO_GRADIENTS)
-        if not _loss_scale.unscale_sums(self, states, self._draws.count, self.hess_approx, self.sync):
+        if not _loss_scale.unscale_sums(self, states, self.hess_approx, self.sync):
             return
         for group in self.param_groups:
-            weight = self._draws.weight
+            involved, divisor = self._involved(group), draws.divisor
+            summed = [state for param in involved if "grad_sum" in (state := self.state[param])]
+            draws.complete_products(group, summed, self.hess_approx)
             if self.sync:
-                for of_kind in alike(trainable(group)):
+                for of_kind in alike(involved):
                     states = [self.state[param] for param in of_kind]
-                    weight = _distributed.sum_over_ranks(states, self._draws.weight)
-            moved = [param for param in trainable(group) if "grad_sum" in self.state[param]]
+                    divisor = _distributed.sum_over_ranks(states, draws.divisor)
+            moved = [param for param in involved if "grad_sum" in self.state[param]]
             for of_kind in alike(moved):
                 states = states_of(of_kind, group, self.state)
-                self._update(group).from_sums(of_kind, states, weight)
+                self._update(group).from_sums(of_kind, states, divisor)
+
+    def _involved(self, group: Group) -> list[Tensor]:
+        """Parameters that a step may move: those that are trainable, or were so at one of its draws."""
+        return [
+            param
+            for param in group["params"]
+            if param.requires_grad or "grad_sum" in self.state.get(param, {})
+        ]
+
+    def _average_over_ranks(self) -> None:
+        params = [param for group in self.param_groups for param in self._involved(group)]
+        states = [self.state[param] for param in params]
+        _distributed.average_where_ranks_differ(self.param_groups, params, states, self._parts)

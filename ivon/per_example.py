@@ -78,7 +78,7 @@ def per_example_backward(
     for name, param in params.items():
         mean, square = (sums[name] / len(inputs)).to(param.dtype), squares[name] / len(inputs)
         if param.grad is not None:
-            mean, earlier = param.grad + mean, getattr(param, "squared_grad", None)
+            mean, earlier = param.grad.add_(mean), getattr(param, "squared_grad", None)
             square = square if earlier is None else earlier + square
         param.grad, param.squared_grad = mean, square  # type: ignore[attr-defined]
     return total / len(inputs)
