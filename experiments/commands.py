@@ -197,7 +197,7 @@ def _plan(args: argparse.Namespace) -> int:
             for source in spec.sources:
                 source.check(data_root())
             measure(spec, store, device)
-    for line in plan(specs, store, known, device):
+    for line in plan(specs, store, known, device, cluster.data_root if cluster else None):
         print(line)
     if cluster:
         for line in executor("slurm").plan(specs, store, cluster, args.processes, known):

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from experiments.data.root import data_root
 from experiments.engine.estimate import Throughput, checkpoint_bytes, fraction_done
@@ -13,8 +14,10 @@ from experiments.run import sources
 Measure = Callable[[Training], object]
 
 
-def plan(specs: list[Spec], store: Store, known: list[Store], device: str) -> Iterator[str]:
-    """`known` are the stores whose records tell how long things take."""
+def plan(
+    specs: list[Spec], store: Store, known: list[Store], device: str, root: Path | None = None
+) -> Iterator[str]:
+    """`known` are the stores whose records tell how long things take; `root` is where the runs find data."""
     trainings = [spec for spec in specs if isinstance(spec, Training)]
     looks = [spec for spec in specs if not isinstance(spec, Training)]
     for some, title in ((trainings, "trainings"), (looks, "evaluations")):
@@ -28,7 +31,7 @@ def plan(specs: list[Spec], store: Store, known: list[Store], device: str) -> It
         yield from kind.forecast([spec for spec in left if isinstance(spec, kind)], known)
     yield from _disk([spec for spec in left if isinstance(spec, Training)])
     for source in sources(specs):
-        yield f"data: {source.title}, {source.where(data_root())}"
+        yield f"data: {source.title}, {source.where(root or data_root())}"
 
 
 def _time(left: list[Spec], store: Store, throughput: Throughput, device: str) -> Iterator[str]:

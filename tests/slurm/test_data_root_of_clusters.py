@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.__main__ import main
 from experiments.data.root import data_root
 from experiments.errors import UserError
 from slurm.grouping import Needs
@@ -73,6 +74,15 @@ def test_both_read_it_alike(told, home, tmp_path, monkeypatch):
     assert fetched_to(cluster, monkeypatch, Store(tmp_path / "runs")) == expected
     assert found_on_the_node(cluster, tmp_path, monkeypatch) == expected
     assert not (tmp_path / "~").exists()
+
+
+def test_a_plan_looks_there_too(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("slurm.queue.require_slurm", lambda: None)
+    monkeypatch.setattr("slurm.queue.live_elements", list)
+    (tmp_path / "mine.toml").write_text('time_limit_minutes = 60\n[environment]\nIVON_DATA = "~/sets"\n')
+    asked = ["plan", "table1", "--scale", "small", "--executor", "slurm", "--cluster", "mine.toml"]
+    assert main([*asked, "--runs", str(tmp_path / "runs")]) == 0
+    assert f"data: CIFAR-10, not in {home / 'sets'}; it is fetched" in capsys.readouterr().out
 
 
 def test_what_only_a_node_knows_is_refused(monkeypatch):
