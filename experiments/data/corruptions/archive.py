@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.corruptions.source import ARCHIVES
+from experiments.data.corruptions.source import ARCHIVES, LABELS
 from experiments.errors import UserError
 
 PER_SEVERITY = 10_000
@@ -15,7 +15,7 @@ def read_published(folder: Path, corruption: str, severity: int) -> tuple[np.nda
     """Images uint8 (10000, 32, 32, 3), mapped from the file, and labels int64 (10000,)."""
     part = slice((severity - 1) * PER_SEVERITY, severity * PER_SEVERITY)
     images = _read(folder / f"{corruption}.npy", SHAPE)
-    labels = _read(folder / "labels.npy", SHAPE[:1])
+    labels = _read(folder / f"{LABELS}.npy", SHAPE[:1])
     return images[part], labels[part].astype(np.int64)
 
 
