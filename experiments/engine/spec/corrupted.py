@@ -60,9 +60,7 @@ class CorruptedSpec(AnotherLook):
     def _archive_exists(self) -> Self:
         dataset = self.look.train.dataset
         if self.origin == "published" and dataset not in FOLDERS:
-            raise ValueError(
-                f"origin 'published': corrupted images of {dataset!r} are not; 'made' makes them"
-            )
+            raise ValueError(f"origin 'published': there is no archive for {dataset!r}; allowed: any, made")
         return self
 
     @property
