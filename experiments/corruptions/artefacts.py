@@ -2,9 +2,10 @@
 
 At `small` fewer images, since 64 draws for 15 corruptions of 10,000 images at 5 severities are 48 million
 passes over an image. At `demo` also fewer corruptions: those that mean the same for 8x8 images as for 32x32
-ones.
+ones. At `paper` the images are those of the published archive; without it `fig7_made` has to be asked for.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ METHODS = ("sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
 REDUCED: dict[Scale, dict[str, Any]] = {
     "demo": {"corruptions": WITHOUT_LENGTHS, "images": 32},
     "small": {"images": 200},
-    "paper": {},
+    "paper": {"origin": "published"},
 }
 PANELS = {
     **{name: METRICS[name] for name in ("top1_acc", "nll", "ece")},
@@ -29,9 +30,10 @@ PANELS = {
 }
 
 
-def _runs(scale: Scale) -> list[CorruptedSpec]:
+def _runs(scale: Scale, **changes: Any) -> list[CorruptedSpec]:
+    fields = {**REDUCED[scale], **changes}
     return [
-        CorruptedSpec(look=predictor(method, seed, scale), severity=severity, **REDUCED[scale])
+        CorruptedSpec(look=predictor(method, seed, scale), severity=severity, **fields)
         for seed in SEEDS[scale]
         for method in METHODS
         for severity in SEVERITIES
@@ -73,20 +75,20 @@ def _origin(source: str, names: tuple[str, ...]) -> str:
     return f"images made from the published definitions{frost}"
 
 
-def _draw(scale: Scale, store: Store, folder: Path) -> list[Path]:
+def _draw(name: str, scale: Scale, store: Store, folder: Path, **changes: Any) -> list[Path]:
     from experiments.corruptions.frames import of_whole_seeds, severity_frame
     from experiments.image_classification.frames import measured
     from plots import severities
 
-    specs = _runs(scale)
-    found = measured(severity_frame(specs, store), "fig7", scale)
+    specs = _runs(scale, **changes)
+    found = measured(severity_frame(specs, store), name, scale)
     frame = of_whole_seeds(found)
     words = f"Figure 7: corrupted test images; {_words(specs, store)}"
     if len(frame) < len(found):
         words += " Seeds that lack a severity are left out."
     drawn = [frozenset(seeds) for _, seeds in frame.groupby("method")["seed"]]
     words = caption(words, scale, specs, store, drawn=drawn)
-    return severities.draw(frame, PANELS, folder / "fig7", words)
+    return severities.draw(frame, PANELS, folder / name, words)
 
 
 CORRUPTED = (
@@ -94,6 +96,13 @@ CORRUPTED = (
         name="fig7",
         title="Figure 7: corrupted test images, by severity.",
         runs=_runs,
-        render=_draw,
+        render=partial(_draw, "fig7"),
+    ),
+    Artefact(
+        name="fig7_made",
+        title="Figure 7 without the archive: images made here (ours).",
+        runs=partial(_runs, origin="made"),
+        render=partial(_draw, "fig7_made", origin="made"),
+        scales=("paper",),
     ),
 )

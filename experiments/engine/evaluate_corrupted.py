@@ -54,7 +54,8 @@ def evaluate_corrupted(
     As many corruptions as fit into a mini-batch are predicted together, with the same draws for each batch.
     """
     begin = time.monotonic()
-    train, source = spec.look.train, corrupted_source(spec.look.train.dataset)
+    train = spec.look.train
+    source = corrupted_source(train.dataset, origin=spec.origin)
     network = trained_network(train, trained, group, watch)
     checkpoint = max(trained.glob("checkpoint-*.pt")).name  # the one just read; it names its content
     reached = _reached(folder, {"source": source, "checkpoint": checkpoint})
@@ -70,7 +71,12 @@ def evaluate_corrupted(
         if watch.stop():  # making images takes a while too
             raise Stopped
         data = open_corrupted(
-            train.dataset, names, spec.severity, device=group.device, first=spec.images_each
+            train.dataset,
+            names,
+            spec.severity,
+            device=group.device,
+            first=spec.images_each,
+            origin=spec.origin,
         )
         probabilities, labels = predict(
             spec.look, network, data, _part_of(watch, spec, len(found), len(names), seconds)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from experiments.data.corruptions.source import (
     LABELS,
     CorruptedImages,
+    Origin,
     check_published,
     published_folder,
 )
@@ -113,10 +114,12 @@ def corrupt(images: np.ndarray, name: str, severity: int, *, seed: int = 0) -> n
     return result
 
 
-def corrupted_source(dataset: str, root: Path | None = None) -> str:
+def corrupted_source(dataset: str, root: Path | None = None, *, origin: Origin = "any") -> str:
     """Where the images of `open_corrupted` come from, for captions: "published" or "made"."""
     from experiments.data import data_root
 
+    if origin != "any":
+        return origin
     return "published" if published_folder(root or data_root(), dataset) else "made"
 
 
@@ -128,11 +131,13 @@ def open_corrupted(
     device: torch.device | str,
     first: int | None = None,
     root: Path | None = None,
+    origin: Origin = "any",
 ) -> DeviceImages:
     """The test images of a set that is held in memory under one corruption after the other, with their
     labels, ready for batches.
 
     They are normalised like the clean ones. first: of each corruption only so many images, from the start.
+    origin: whether they are those of the archive, UserError if that is not there, or made although it is.
     """
     import numpy as np
 
@@ -142,7 +147,9 @@ def open_corrupted(
     for name in corruptions:
         _check(name, severity)
     info, root = DATASETS[dataset], root or data_root()
-    if folder := published_folder(root, dataset):
+    CorruptedImages(dataset=dataset, origin=origin, corruptions=tuple(corruptions)).check(root)
+    folder = published_folder(root, dataset)
+    if folder and origin != "made":
         from experiments.data.corruptions.archive import read_published
 
         found = check_published(root, folder)

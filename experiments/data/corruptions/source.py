@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from experiments.data.provenance import Identity, place_in_words, published
 from experiments.errors import UserError
 
+# "any": of the archive if it is there, else made; one of the others: from there and from nowhere else.
+Origin = Literal["any", "published", "made"]
 FOLDERS = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C"}
 ARCHIVES = {
     "CIFAR-10-C": "https://zenodo.org/records/2535967 (CIFAR-10-C.tar, 2.9 GB, md5 "
@@ -79,18 +82,39 @@ def _remedy(folder: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class CorruptedImages:
-    """The corrupted test images of a data set that has a published archive; without it they are made."""
+    """The corrupted test images of a data set that has a published archive, which `origin` may ask for."""
 
     dataset: str
+    origin: Origin = "any"
+    corruptions: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         return FOLDERS[self.dataset]
 
     def check(self, root: Path) -> None:
-        """Nothing has to be there, but what is there must be right."""
+        """UserError if the archive is asked for and is not there with all of these corruptions, or if what is
+        there and would be read is damaged.
+        """
+        if self.origin == "made":
+            return
+        if missing := self._missing(root):
+            raise UserError(missing)
         if folder := published_folder(root, self.dataset):
             check_published(root, folder)
+
+    def _missing(self, root: Path) -> str:
+        """What is asked for and not there, in a sentence; empty if nothing."""
+        if self.origin != "published":
+            return ""
+        if self.dataset not in FOLDERS:
+            return f"no archive of corrupted images of {self.dataset!r} is published"
+        files = (LABELS, *(f"{name}.npy" for name in self.corruptions))
+        absent = next((name for name in files if not (root / self.title / name).is_file()), "")
+        return absent and (
+            f"{self.title} is not in {root} (no {absent}): unpack {ARCHIVES[self.title]} there; "
+            "the artefact fig7_made does without, on images that are made here, and says so"
+        )
 
     def fetch(self, root: Path) -> None:
         """Three gigabytes are for the user to bring."""
@@ -100,12 +124,15 @@ class CorruptedImages:
 
     def where(self, root: Path) -> str:
         """In words, for plans."""
-        folder = published_folder(root, self.dataset)
-        if folder is not None:
-            try:
-                check_published(root, folder)
-            except UserError as error:
-                return f"UNUSABLE: {error}"
+        if missing := self._missing(root):
+            return f"MISSING: {missing}"
+        try:
+            self.check(root)
+        except UserError as error:
+            return f"UNUSABLE: {error}"
+        if self.origin == "made":
+            return "made from the published definitions, as asked for"
+        if folder := published_folder(root, self.dataset):
             absent = [name for name in MD5[folder.name] if not (folder / name).is_file()]
             return f"found in {place_in_words(folder)}" + (f"; without {', '.join(absent)}" if absent else "")
         return f"not in {root}: made from the published definitions; archive: {ARCHIVES[self.title]}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -11,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from experiments.data import DATASETS
 from experiments.data.corruptions import CORRUPTIONS, CorruptedImages
-from experiments.data.corruptions.source import FOLDERS
+from experiments.data.corruptions.source import FOLDERS, Origin
 from experiments.engine.spec.base import Pace, Source, Spec, known_name
 from experiments.engine.spec.looks import LOOK_EFFORT, AnotherLook, EvalSpec
 
@@ -31,6 +33,8 @@ class CorruptedSpec(AnotherLook):
     severity: Annotated[int, Field(ge=1, le=5)]
     corruptions: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(CORRUPTIONS)
     images: Annotated[int, Field(ge=1)] | None = None  # the first so many of the test set; None: all
+    # Left out of ids while it is "any", as it came after the first records.
+    origin: Annotated[Origin, Field(exclude_if=partial(eq, "any"))] = "any"
 
     @field_validator("corruptions")
     @classmethod
@@ -52,6 +56,13 @@ class CorruptedSpec(AnotherLook):
             raise ValueError(f"images {self.images} exceeds the {data.test_size} test images; null takes all")
         return self
 
+    @model_validator(mode="after")
+    def _archive_exists(self) -> Self:
+        dataset = self.look.train.dataset
+        if self.origin == "published" and dataset not in FOLDERS:
+            raise ValueError(f"origin 'published': there is no archive for {dataset!r}; allowed: any, made")
+        return self
+
     @property
     def images_each(self) -> int:
         """Number of images under each corruption."""
@@ -69,7 +80,10 @@ class CorruptedSpec(AnotherLook):
     @property
     def sources(self) -> tuple[Source, ...]:
         dataset = self.look.train.dataset
-        return (*super().sources, *((CorruptedImages(dataset=dataset),) if dataset in FOLDERS else ()))
+        if dataset not in FOLDERS:
+            return super().sources
+        images = CorruptedImages(dataset=dataset, origin=self.origin, corruptions=self.corruptions)
+        return (*super().sources, images)
 
     @property
     def effort(self) -> float:

@@ -5,10 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.__main__ import main
 from experiments.artefacts import ARTEFACTS
 from experiments.data.corruptions import CORRUPTIONS
 from experiments.engine.record import Store
 from experiments.engine.spec import CorruptedSpec, TrainSpec
+from experiments.run import sources
 from plots import severities, style
 
 FIG7 = ARTEFACTS["fig7"]
@@ -70,14 +72,63 @@ def test_drawn_from_what_is_there(captions, tmp_path: Path):
 
 
 def test_the_caption_names_both_sources_where_there_are_two(captions, tmp_path: Path):
-    store, specs = Store(tmp_path / "runs"), FIG7.runs("paper")
+    store, specs = Store(tmp_path / "runs"), FIG7.runs("small")
     add(store, specs[0], "made")
     add(store, specs[1], "published")
-    FIG7.render("paper", store, tmp_path / "out")
+    FIG7.render("small", store, tmp_path / "out")
     (words,) = captions
     assert "made from the published definitions, with drawn ice in place" in words
     assert "images of the published archive" in words
-    assert "means over the 15 corruptions" in words and "only" not in words
+    assert "means over the 15 corruptions" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "said"),
+    [
+        ("fig7", "published", "images of the published archive"),
+        ("fig7_made", "made", "images made from the published definitions, with drawn ice in place"),
+    ],
+)
+def test_the_papers_scale_has_one_source_that_is_asked_for(name, source, said, captions, tmp_path: Path):
+    artefact, store = ARTEFACTS[name], Store(tmp_path / "runs")
+    specs = artefact.runs("paper")
+    assert {spec.origin for spec in specs} == {source}
+    other = {spec.id for spec in ARTEFACTS["fig7" if name == "fig7_made" else "fig7_made"].runs("paper")}
+    assert other.isdisjoint(spec.id for spec in specs)
+    add(store, specs[0], source)
+    assert '"origin"' in store.path(specs[0]).read_text()
+    paths = artefact.render("paper", store, tmp_path / "out")
+    assert all(path.stem == name for path in paths)
+    (words,) = captions
+    assert said in words and "only" not in words
+
+
+@pytest.mark.parametrize("scale", ["demo", "small"])
+def test_ids_of_smaller_scales_say_nothing_of_the_origin(scale):
+    assert all("origin" not in spec.model_dump(mode="json") for spec in FIG7.runs(scale))
+
+
+@pytest.mark.parametrize("archive", ["none", "incomplete"])
+def test_without_the_archive_the_papers_scale_is_refused(archive, tmp_path: Path, monkeypatch, capsys):
+    """Before anything starts; and whoever asks for images that are made gets them."""
+    root, runs = tmp_path / "data", tmp_path / "runs"
+    monkeypatch.setenv("IVON_DATA", str(root))
+    monkeypatch.setattr("experiments.data.readers.cifar.check", lambda *_: None)
+    if archive == "incomplete":
+        (root / "CIFAR-10-C").mkdir(parents=True)
+        for name in ("labels", "fog"):
+            (root / "CIFAR-10-C" / f"{name}.npy").touch()
+    asked = ["--scale", "paper", "--runs", str(runs)]
+    assert main(["run", "fig7", *asked, "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "CIFAR-10-C" in line and str(root) in line and "zenodo.org" in line and "fig7_made" in line
+    assert not list(runs.glob("*"))
+    assert main(["plan", "fig7", *asked, "--only", "kind=corrupted", "seed=0"]) == 0
+    assert "data: CIFAR-10-C, MISSING: " in capsys.readouterr().out
+    assert main(["plan", "fig7_made", *asked, "--only", "kind=corrupted", "seed=0"]) == 0
+    assert "data: CIFAR-10-C, made from the published definitions, as asked for" in capsys.readouterr().out
+    for source in sources(ARTEFACTS["fig7_made"].specs("paper")):
+        source.check(root)
 
 
 def test_a_seed_that_lacks_a_severity_does_not_bend_the_curve(captions, tmp_path: Path):

@@ -4,13 +4,14 @@ import hashlib
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from experiments.data import DATASETS, open_split
+from experiments.data import DATASETS, ArraySplits, open_split
 from experiments.data.corruptions import (
     CORRUPTIONS,
     SEVERITIES,
@@ -25,6 +26,14 @@ from experiments.data.provenance import noted
 from experiments.data.readers.cifar import CIFAR10, CIFAR100, load
 from experiments.data.readers.safe_pickle import read_pickled_arrays
 from experiments.errors import UserError
+
+# The clean images that made ones are made of.
+FEW = ArraySplits(
+    train_images=np.zeros((1, 32, 32, 3), dtype=np.uint8),
+    train_labels=np.zeros(1, dtype=np.int64),
+    test_images=np.full((4, 32, 32, 3), 100, dtype=np.uint8),
+    test_labels=np.arange(4),
+)
 
 
 @pytest.fixture
@@ -79,6 +88,22 @@ def test_plans_say_where_the_images_come_from(published, tmp_path):
     elsewhere = images.where(tmp_path / "empty")
     assert "made from the published definitions" in elsewhere and "zenodo.org" in elsewhere
     images.check(tmp_path / "empty")  # nothing the user has to bring
+
+
+def test_the_archive_or_made_images_can_be_asked_for(published, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], load=lambda _: FEW))
+    archive_or_made = open_corrupted("cifar10", ["fog"], 2, device="cpu", root=tmp_path)
+    of_archive = open_corrupted("cifar10", ["fog"], 2, device="cpu", root=tmp_path, origin="published")
+    made = open_corrupted("cifar10", ["fog"], 2, device="cpu", root=tmp_path, origin="made")
+    assert torch.equal(of_archive.labels, archive_or_made.labels)
+    assert made.labels.tolist() == FEW.test_labels.tolist()
+    assert corrupted_source("cifar10", tmp_path, origin="made") == "made"
+    with pytest.raises(UserError, match=r"CIFAR-10-C is not in .*empty.*labels\.npy.*zenodo\.org.*fig7_made"):
+        open_corrupted("cifar10", ["fog"], 2, device="cpu", root=tmp_path / "empty", origin="published")
+    with pytest.raises(UserError, match=r"no snow\.npy"):
+        CorruptedImages(dataset="cifar10", origin="published", corruptions=("fog", "snow")).check(tmp_path)
+    with pytest.raises(UserError, match="of 'digits' is published"):
+        open_corrupted("digits", ["fog"], 2, device="cpu", root=tmp_path, origin="published")
 
 
 def test_incomplete_or_foreign_arrays_are_explained(published, tmp_path):

@@ -204,6 +204,8 @@ def test_plans_name_the_archive_where_there_is_one(look):
         ({"corruptions": ["fog", "snow", "fog"]}, "'fog' stands there twice"),
         ({"corruptions": []}, "corruptions"),
         ({"images": 0}, "images: 0"),
+        ({"origin": "published"}, "origin 'published': there is no archive for 'digits'"),
+        ({"origin": "somewhere"}, "origin: 'somewhere': input should be 'any', 'published' or 'made'"),
         ({"images": 798}, "images 798 exceeds the 797 test images; null takes all"),
     ],
 )
