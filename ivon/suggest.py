@@ -209,8 +209,8 @@ def _weight_decay(before: Optimizer, group: dict[str, Any], value: float, why: s
         return value, why
     if group["weight_decay"] == 0:
         return value or 1e-6, (
-            "our choice: as in the paper's runs of this kind, since with 0 there is no proper prior, and nothing "
-            "bounds the noise of weights of which the data say little"
+            "our choice: as in the paper's runs of this kind, since with 0 there is no proper prior, and "
+            "nothing bounds the noise of weights of which the data say little"
         )
     return float(group["weight_decay"]), (
         "unchanged: for SGD, Adam and IVON it is a penalty of weight_decay / 2 |w|^2 in the loss, here from "
