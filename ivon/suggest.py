@@ -204,9 +204,14 @@ def _transformer(before: Optimizer, group: dict[str, Any], examples: float, like
 
 
 def _weight_decay(before: Optimizer, group: dict[str, Any], value: float, why: str) -> Choice:
-    """SGD's and Adam's own number; `value` for a decoupled one."""
-    if isinstance(before, AdamW) or group.get("decoupled_weight_decay"):
+    """SGD's and Adam's own number; `value` for a decoupled one; never 0."""
+    if value and (isinstance(before, AdamW) or group.get("decoupled_weight_decay")):
         return value, why
+    if group["weight_decay"] == 0:
+        return value or 1e-6, (
+            "our choice: as in the paper's runs of this kind, since with 0 there is no proper prior, and "
+            "nothing bounds the noise of weights of which the data say little"
+        )
     return float(group["weight_decay"]), (
         "unchanged: for SGD, Adam and IVON it is a penalty of weight_decay / 2 |w|^2 in the loss, here from "
         "a Gaussian prior of precision ess * weight_decay (Sec. C.2: both 2e-4, on ImageNet both 5e-5)"

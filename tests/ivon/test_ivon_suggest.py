@@ -137,6 +137,16 @@ def test_weight_decay_is_kept_where_it_is_a_penalty_and_not_where_it_is_decouple
     assert all(s.reasons["weight_decay"].startswith("unchanged") for s in coupled)
 
 
+@pytest.mark.parametrize("like", LIKE)
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+@pytest.mark.filterwarnings("error")
+def test_a_proper_prior_is_suggested_where_there_was_none(kind, like):
+    got = suggest(kind, lr=0.1, weight_decay=0.0, examples=50_000, steps=10_000, like=like)
+    assert got.settings["weight_decay"] == (2e-4 if like == "resnet" else 1e-6)
+    assert "our choice" in got.reasons["weight_decay"]
+    IVON([nn.Parameter(torch.ones(2))], **got.settings)
+
+
 def test_an_instance_counts_by_its_largest_group_and_the_peak_of_its_schedule():
     large, small = nn.Parameter(torch.zeros(9)), nn.Parameter(torch.zeros(2))
     groups = [{"params": [small], "lr": 5.0, "weight_decay": 0.0}, {"params": [large]}]

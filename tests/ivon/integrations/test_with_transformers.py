@@ -1,5 +1,7 @@
 """Hugging Face's Trainer: two ways to train at posterior draws, gradient accumulation, clipping, resuming."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -110,3 +112,22 @@ def test_trainer_equals_the_plain_loop_and_resumes(transformers, task, tmp_path,
 def test_without_a_draw_the_first_step_says_what_is_missing(transformers, task, tmp_path):
     with pytest.raises(RuntimeError, match="sampled_params"):
         fit(transformers, task, lambda transformers: ({}, transformers.Trainer), tmp_path)
+
+
+def test_trainer_that_makes_the_optimizer_leaves_weights_without_a_prior(transformers, task, tmp_path):
+    """And is told how to do without."""
+    arguments = transformers.TrainingArguments(tmp_path, use_cpu=True, report_to="none", weight_decay=0.01)
+    model = Classifier(task)
+    trainer = transformers.Trainer(
+        model, arguments, optimizer_cls_and_kwargs=(ivon.IVON, {"lr": 1.0, "ess": 300.0})
+    )
+    with pytest.warns(UserWarning, match=r"weight_decay is 0 in parameter group 1: .*Trainer") as seen:
+        trainer.create_optimizer()
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.01, 0.0]
+    (argument,) = re.findall(r"write (optimizers=.*) instead", str(seen[0].message))
+    argument = argument.replace("...", "lr=1.0, ess=300.0")
+    options = eval(f"dict({argument})", {"ivon": ivon, "model": model})
+    trainer = transformers.Trainer(model, arguments, **options)
+    trainer.create_optimizer_and_scheduler(num_training_steps=STEPS)
+    assert all(group["weight_decay"] > 0 for group in trainer.optimizer.param_groups)
+    assert trainer.lr_scheduler.optimizer is trainer.optimizer

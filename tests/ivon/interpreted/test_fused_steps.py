@@ -149,6 +149,25 @@ def test_parameters_that_step_at_different_times():
     assert all(p.isfinite().all() for p in params)
 
 
+def test_a_beta1_that_is_cycled():
+    """With a gradient that does not change the debiased momentum is this gradient, whatever beta1 was."""
+    settings = {**SETTINGS, "lr": torch.tensor(0.1), "ess": 1e8, "beta2": 1 - 1e-12}  # h stays
+    paths = []
+    for beta1s in ((0.0,) * 5, (0.9, 0.5, 0.95, 0.0, 0.99)):
+        params = params_of()
+        optimizer = IVON(params, **settings)
+        for step, beta1 in enumerate(beta1s):
+            optimizer.param_groups[0]["betas"] = (beta1, settings["beta2"])
+            for _ in range(1 + step % 2):
+                with optimizer.sampled_params(train=True):
+                    for i, p in enumerate(params):
+                        p.grad = None if i % 2 and step == 1 else torch.full_like(p, 0.3 * i)
+            optimizer.step()
+        paths.append(params)
+    assert_close(*paths, rtol=1e-5, atol=1e-6)
+    assert not paths[0][4].equal(params_of()[4])
+
+
 def test_resumed_in_the_middle_of_a_step():
     def half(optimizer, params):
         with optimizer.sampled_params(train=True):
