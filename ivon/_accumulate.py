@@ -94,9 +94,11 @@ class Draws:
         """Whether there is no draw to make a step from."""
         return self.count == 0 and self._pending is None
 
-    def last_gradients(self) -> list[Tensor]:
-        """Those of the last draw, if they have not been read yet."""
-        return [grad for pending in self._pending or [] for grad in pending.now() if grad is not None]
+    def pending_gradients(self) -> list[Tensor] | None:
+        """Those of the last draw; None if there is none, or they have been read."""
+        if self._pending is None:
+            return None
+        return [grad for pending in self._pending for grad in pending.now() if grad is not None]
 
     def drop_pending_without_gradients(self) -> None:
         """Let the last draw not count if no parameter has a gradient from it."""

@@ -192,6 +192,8 @@ class IVON(Optimizer):
             self._parts.learn(self.param_groups, self.state, self._stream, self.sync)
             self._draws.stay(capturing)
             self._read_pending()
+            if (flats := self._parts.flats(self.param_groups)) and flats.have_known_gradients():
+                self._remember_gradients()
             self._draws.clear_gradients(params)
             self._drop_squares()
         key = None if capturing else self._key(train, generator)
@@ -217,6 +219,7 @@ class IVON(Optimizer):
         if train:
             flats.check_gradients(self._trainable())
             self._draws.leave(blocks, float(weight))
+            flats.note_gradients()
         self._end()
 
     @_disable_dynamo
@@ -226,7 +229,7 @@ class IVON(Optimizer):
         for block in blocks:
             block.restore()  # what an exception has left at the draw
         if train:
-            self._draws.remember_gradients(self._trainable())
+            self._remember_gradients()
         self._end()
 
     def _end(self) -> None:
@@ -269,7 +272,7 @@ class IVON(Optimizer):
     def discard_draws(self) -> None:
         """Forget all training draws since the last step: for a step that is to be skipped."""
         self._draws.forget(self.state.values())
-        self._draws.remember_gradients(self._trainable())
+        self._remember_gradients()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients; what a finished draw has left in them is read first and counts."""
@@ -317,7 +320,7 @@ class IVON(Optimizer):
             group.pop(PART, None)
             group.update({} if part is None else {PART: part})
         self._stream, self._draws = stream, draws
-        self._draws.remember_gradients(self._trainable())
+        self._remember_gradients()
 
     def __getstate__(self) -> dict[str, Any]:
         self._forbid_within("copying the optimizer")
@@ -342,6 +345,10 @@ class IVON(Optimizer):
 
     def _trainable(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in trainable(group)]
+
+    def _remember_gradients(self) -> None:
+        self._draws.remember_gradients(self._trainable())
+        self._parts.flats(self.param_groups).note_gradients()
 
     def _has_shards(self) -> bool:
         return any(map(is_sharded, self._trainable())) or bool(self._parts.flats(self.param_groups))
@@ -397,7 +404,7 @@ class IVON(Optimizer):
         )
 
     def _step_from_sums(self) -> None:
-        last = self._draws.last_gradients() if self.sync else []
+        last = self._draws.pending_gradients() if self.sync else None
         self._draws.add_pending(self.hess_approx)
         if self._draws.is_empty():
             if all(float(group["lr"]) == 0 for group in self.param_groups):
