@@ -8,6 +8,7 @@ the parameters are views of it, each of those of its numbers that lie within. Th
 import gc
 import sys
 from typing import Any, NamedTuple
+from weakref import ref
 
 from torch import Tensor
 
@@ -24,6 +25,11 @@ class Place(NamedTuple):
     start: int  # the place of the first one here
 
 
+def is_flattened(params: list[Tensor]) -> bool:
+    """Whether parameters are flat ones of FullyShardedDataParallel, or views of one."""
+    return any(getattr(param, "_fsdp_flattened", False) for param in params)
+
+
 class Flats:
     """The flat parameters of a list of parameters."""
 
@@ -32,6 +38,7 @@ class Flats:
         flattened = [param for param in params if getattr(param, "_fsdp_flattened", False)]
         self._handles: list[Any] = []
         self._places: dict[int, Place] = {}
+        self._known: list[tuple[ref[Tensor], int] | None] = []
         if not flattened:
             return
         wanted = set(map(id, flattened))
@@ -66,6 +73,19 @@ class Flats:
             if hasattr(handle.flat_param, "_full_param_padded") and not handle.needs_unshard():
                 handle.reshard(True)
                 handle._prefetched = False
+
+    def note_gradients(self) -> None:
+        """Those that there are now are known."""
+        grads = [handle.flat_param.grad for handle in self._handles]
+        self._known = [None if grad is None else (ref(grad), grad._version) for grad in grads]
+
+    def have_known_gradients(self) -> bool:
+        """Whether those that parameters have are the known ones: forward passes make new views of them."""
+        grads = [handle.flat_param.grad for handle in self._handles]
+        return len(grads) == len(self._known) and all(
+            grad is None or (known is not None and known[0]() is grad and known[1] == grad._version)
+            for grad, known in zip(grads, self._known, strict=True)
+        )
 
     def check_gradients(self, params: list[Tensor]) -> None:
         """RuntimeError if gradients are those of whole parameters, which have not been reduced yet."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ivon._fsdp1 import is_flattened
 from ivon._shards import is_sharded
 
 Values = Mapping[str, Tensor]  # by parameter name
@@ -15,11 +16,17 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of a model by name, tied ones once.
 
     The names are those of the bare model: DistributedDataParallel and torch.compile add nothing to them.
+    ValueError if FullyShardedDataParallel has parts of them only.
     """
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ValueError(f"model must be a torch.nn.Module, which names its parameters; got {model!r}")
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
+    if is_flattened(list(model.parameters())):
+        raise ValueError(
+            "model must not be one of FullyShardedDataParallel, whose parameters are nowhere whole: load its "
+            "states into the bare model, or use torch.distributed.fsdp.fully_shard"
+        )
     return {name.replace("_orig_mod.", ""): param for name, param in model.named_parameters()}
 
 

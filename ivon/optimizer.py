@@ -158,7 +158,7 @@ class IVON(Optimizer):
         self._closure_draw: tuple[list[_sampling.Block], float, str | None] | None = None
         self._apart = Apart()
         self._draws = Draws()
-        self._draws.gradients.remember(self._params())  # those that another optimizer has left
+        self._remember_gradients()  # those that another optimizer has left
         self._stream = NoiseStream(int(torch.randint(2**63 - 1, (), device="cpu")))
         self._note_for_checkpoint()
         if text := without_prior(self.param_groups):
@@ -259,6 +259,8 @@ class IVON(Optimizer):
             self._draws.stay(capturing)
             self._draws.agree(reduction)
             self._read_gradients()
+            if (flats := self._parts.flats(self.param_groups)) and flats.have_known_gradients():
+                self._remember_gradients()
             self._draws.gradients.begin(self._params())
             self._drop_squares()
         key = None if capturing else self._key(train, generator)
@@ -292,6 +294,7 @@ class IVON(Optimizer):
         if train:
             flats.check_gradients(self._trainable())
             self._draws.leave([*blocks, *late], float(weight))
+            flats.note_gradients()
             if not self._draws.pending_gradients():
                 self._leave_without_gradients(optional)
             if self._draws.count:
@@ -328,7 +331,7 @@ class IVON(Optimizer):
         if train:
             self._draws.drop_pending()
             self._draws.show(self.param_groups, self.state)
-            self._draws.gradients.remember(self._params())
+            self._remember_gradients()
         self._end()
 
     def _end(self) -> None:
@@ -373,7 +376,7 @@ class IVON(Optimizer):
     def discard_draws(self) -> None:
         """Forget all training draws since the last step: for a step that is to be skipped."""
         self._draws.forget(self.state.values())
-        self._draws.gradients.remember(self._params())
+        self._remember_gradients()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients; what a finished draw has left in them is read first and counts."""
@@ -426,7 +429,7 @@ class IVON(Optimizer):
                 group.pop(PART, None)
                 group.update({} if part is None else {PART: part})
             self._stream, self._draws = load.stream or self._stream, load.draws
-            self._draws.gradients.remember(self._params())
+            self._remember_gradients()
             self._note_for_checkpoint()
 
         # Hooks of our own, next to what torch.optim does: others see what they see with its optimizers.
@@ -453,7 +456,7 @@ class IVON(Optimizer):
         for group in self.param_groups:
             group.setdefault(DECAY, group["weight_decay"])
             follow_betas(group)
-        self._draws.gradients.remember(self._params())  # nn.Parameter is copied without
+        self._remember_gradients()  # nn.Parameter is copied without
 
     def _forbid_within(self, call: str) -> None:
         if self._active is not None:
@@ -475,6 +478,10 @@ class IVON(Optimizer):
 
     def _params(self) -> list[Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
+
+    def _remember_gradients(self) -> None:
+        self._draws.gradients.remember(self._params())
+        self._parts.flats(self.param_groups).note_gradients()
 
     def _has_shards(self) -> bool:
         return any(map(is_sharded, self._trainable())) or bool(self._parts.flats(self.param_groups))

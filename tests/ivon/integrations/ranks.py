@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,18 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    FullyShardedDataParallel,
+    ShardingStrategy,
+    StateDictType,
+    fully_shard,
+)
 from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
 
-from ivon import IVON
+from ivon import IVON, Posterior
 from ivon.wrappers import find_ivon
 
 MICRO_BATCHES = 2
@@ -212,6 +220,214 @@ def fsdp_checkpoint(folder: Path) -> dict[str, Tensor]:
     return seen(optimizer)
 
 
+def flattened(*, orig: bool, **options: Any) -> tuple[FullyShardedDataParallel, IVON]:
+    """FSDP1: the parameters of each layer in one flat one, or views of it that may be empty."""
+    options |= {"use_orig_params": orig, "device_id": torch.device("cpu")}
+    model = task.model()
+    for layer in (0, 2):
+        model[layer] = FullyShardedDataParallel(model[layer], **options)
+    model = FullyShardedDataParallel(model, **options)
+    return model, task.optimizer(model)
+
+
+def seen_flat(optimizer: IVON, *, orig: bool, shards: int | None = None, **more: Tensor) -> dict[str, Tensor]:
+    """The posterior, flattened, from the `shards` ranks that have it together; all by default."""
+    params = optimizer.param_groups[0]["params"]
+    modules = (
+        [[p] for p in task.model().parameters()]
+        if orig
+        else [(m := task.model())[0].parameters(), m[2].parameters()]
+    )
+    sizes = [sum(p.numel() for p in own) for own in modules]
+    found = {"mean": params} | {
+        name: [optimizer.state[param][name] for param in params] for name in ("hess", "momentum")
+    }
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(
+        everywhere, {name: [t.detach().reshape(-1) for t in found[name]] for name in found}
+    )
+    shards = shards or dist.get_world_size()
+    first = dist.get_rank() // shards * shards
+    pieces = everywhere[first : first + shards]
+    return {
+        name: torch.cat([torch.cat([p[name][i] for p in pieces])[:size] for i, size in enumerate(sizes)])
+        for name in found
+    } | more
+
+
+def clip(model: nn.Module, copies: int) -> None:
+    """As FSDP1's clip_grad_norm_(1.0), which cannot do float64."""
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    square = torch.stack([grad.square().sum() for grad in grads] + [torch.zeros(())]).sum() / copies
+    dist.all_reduce(square)
+    for grad in grads:
+        grad /= max(1.0, float(square.sqrt()) + 1e-6)
+
+
+def fsdp1_steps(model: FullyShardedDataParallel, optimizer: IVON, steps: range, copies: int = 1) -> None:
+    for k in steps:
+        with optimizer.sampled_params(train=True):
+            task.loss(model, part(k)).backward()
+        clip(model, copies)
+        optimizer.step()
+
+
+def fsdp1(*, orig: bool, shards: int | None = None, **options: Any) -> dict[str, Tensor]:
+    model, optimizer = flattened(orig=orig, **options)
+    fsdp1_steps(model, optimizer, range(STEPS), copies=dist.get_world_size() // shards if shards else 1)
+    return seen_flat(optimizer, orig=orig, shards=shards)
+
+
+def hybrid(*, orig: bool) -> dict[str, Tensor]:
+    """Two copies of the model, each of them in shards of which there are half as many as ranks."""
+    shards = dist.get_world_size() // 2
+    if shards == 1:
+        return fsdp1(orig=orig, shards=1, sharding_strategy=ShardingStrategy.NO_SHARD)
+    options = {
+        "device_mesh": init_device_mesh("cpu", (2, shards)),
+        "sharding_strategy": ShardingStrategy.HYBRID_SHARD,
+    }
+    return fsdp1(orig=orig, shards=shards, **options)
+
+
+def fsdp1_micro_batches(*, orig: bool) -> dict[str, Tensor]:
+    model, optimizer = flattened(orig=orig)
+    micro_batches(model, optimizer)
+    return seen_flat(optimizer, orig=orig)
+
+
+def fsdp1_accumulation(*, orig: bool) -> dict[str, Tensor]:
+    """Gradients are reduced with the last micro-batch of the draw."""
+    model, optimizer = flattened(orig=orig)
+    for k in range(STEPS):
+        with optimizer.sampled_params(train=True):
+            with model.no_sync():
+                (task.loss(model, part(k, 0)) / MICRO_BATCHES).backward()
+            (task.loss(model, part(k, 1)) / MICRO_BATCHES).backward()
+        optimizer.step()
+    return seen_flat(optimizer, orig=orig)
+
+
+def fsdp1_evaluation(*, orig: bool, **options: Any) -> dict[str, Tensor]:
+    """FSDP1 keeps gathered weights after a forward pass alone: unless freed, those of the draw before."""
+    model, optimizer = flattened(orig=orig, **options)
+    fsdp1_steps(model, optimizer, range(3))
+    logits = []
+    for _ in range(TEST_DRAWS):
+        with optimizer.sampled_params():
+            logits.append(model(task.inputs).detach())
+    with torch.no_grad():
+        logits.append(model(task.inputs))
+    fsdp1_steps(model, optimizer, range(3, STEPS))
+    return seen_flat(optimizer, orig=orig, logits=torch.stack(logits))
+
+
+def fsdp1_checkpoint(*, orig: bool) -> dict[str, Tensor]:
+    """FSDP1's own states in shards, loaded into a new model, continued."""
+    model, optimizer = flattened(orig=orig)
+    fsdp1_steps(model, optimizer, range(STEPS // 2))
+    resumed, other = flattened(orig=orig)
+    other.seed(99)
+    sharded_states = StateDictType.SHARDED_STATE_DICT
+    api = FullyShardedDataParallel
+    with api.state_dict_type(model, sharded_states), api.state_dict_type(resumed, sharded_states):
+        resumed.load_state_dict(model.state_dict())
+        state = api.optim_state_dict(model, optimizer)
+        other.load_state_dict(api.optim_state_dict_to_load(resumed, other, state))
+    fsdp1_steps(resumed, other, range(STEPS // 2, STEPS))
+    return seen_flat(other, orig=orig)
+
+
+def fsdp1_of_one_weight(*, orig: bool) -> dict[str, Tensor]:
+    """All ranks but the first hold nothing."""
+    module = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.ones_(module.weight)
+    model = FullyShardedDataParallel(module, use_orig_params=orig, device_id=torch.device("cpu"))
+    optimizer = task.optimizer(model)
+    for _ in range(STEPS):
+        with optimizer.sampled_params(train=True):
+            model(torch.ones(2, 1, dtype=torch.float64)).square().mean().backward()
+        optimizer.step()
+    with FullyShardedDataParallel.summon_full_params(model):
+        return {"mean": torch.cat([p.detach().reshape(-1) for p in model.parameters()])}
+
+
+def fsdp1_refusals(*, orig: bool) -> dict[str, str]:
+    """What cannot be done with FSDP1, and what is said of it."""
+    model, optimizer = flattened(orig=orig)
+    fsdp1_steps(model, optimizer, range(1))
+
+    def without_reduction() -> None:
+        with model.no_sync(), optimizer.sampled_params(train=True):
+            task.loss(model, part(0)).backward()
+
+    def own_draws() -> None:
+        model, _ = flattened(orig=orig)
+        with task.optimizer(model, sync=True).sampled_params(train=True):
+            pass
+
+    said = {}
+    acts = {
+        "posterior": lambda: Posterior.of(model, optimizer),
+        "sync": own_draws,
+        "no_sync": without_reduction,
+    }
+    for name, act in acts.items():
+        try:
+            act()
+            said[name] = ""
+        except (RuntimeError, ValueError) as error:
+            said[name] = str(error)
+    return said
+
+
+def pipeline(*, named: bool) -> dict[str, Tensor]:
+    """Two stages, each of them on every second rank."""
+    stage, copies = dist.get_rank() % 2, dist.get_world_size() // 2
+    mesh = init_device_mesh("cpu", (copies, 2), mesh_dim_names=("copy", "stage"))
+    model = task.model()
+    own = model[:2] if stage == 0 else model[2:]
+    optimizer = task.optimizer(own, **({"part": stage} if named else {}))
+    schedule = ScheduleGPipe(
+        PipelineStage(own, stage, 2, torch.device("cpu"), group=mesh.get_group("stage")),
+        n_microbatches=MICRO_BATCHES,
+        loss_fn=nn.functional.cross_entropy,
+    )
+    noise = []
+    for k in range(STEPS):
+        mean = own[0].weight.detach().clone() if stage == 0 else model[2].weight.detach().clone()
+        inputs, labels = (d.chunk(copies)[mesh.get_local_rank("copy")] for d in task.batch(k))
+        with optimizer.sampled_params(train=True):
+            noise.append(((own[0].weight - mean).detach())[:3, :6].clone())
+            schedule.step(*([inputs] if stage == 0 else []), **({"target": labels} if stage == 1 else {}))
+            for param in own.parameters():
+                dist.all_reduce(param.grad, group=mesh.get_group("copy"))
+                param.grad /= copies
+        optimizer.step()
+    everywhere: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, seen(optimizer, noise=torch.stack(noise)))
+    copy = dist.get_rank() // 2 * 2
+    return {name: torch.cat([e[name] for e in everywhere[copy : copy + 2]]) for name in everywhere[0]}
+
+
+def averaged_by_ddp(*, accumulation: bool) -> dict[str, str]:
+    """Draws of their own, but backward() averages the gradients; or does so with the last micro-batch."""
+    model, optimizer = distributed()
+    optimizer.sync = True
+    try:
+        for i in range(MICRO_BATCHES):
+            with optimizer.sampled_params(train=True):
+                if accumulation and i == 0:
+                    with model.no_sync():
+                        task.loss(model, part(0, i)).backward()
+                else:
+                    task.loss(model, part(0, i)).backward()
+        optimizer.step()
+    except RuntimeError as error:
+        return {"said": str(error)}
+    return {"said": ""}
+
+
 def zero_redundancy() -> dict[str, Tensor]:
     """Each rank's optimizer has some of the parameters: what `find_ivon` says."""
     model = task.model()
@@ -232,7 +448,7 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         timeout=timedelta(seconds=60),  # for a rank whose partner has failed
     )
     torch.manual_seed(rank)
-    runs: dict[str, Callable[[], dict[str, Tensor]]] = {
+    runs: dict[str, Callable[[], dict[str, Any]]] = {
         "ddp": ddp,
         "ddp, gradients as views of buckets": lambda: ddp(gradient_as_bucket_view=True, bucket_cap_mb=0.0001),
         "ddp, static graph": lambda: ddp(static_graph=True),
@@ -252,7 +468,28 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         "fsdp, evaluation, resharded by hand": lambda: fsdp_evaluation(reshard_after_forward=False),
         "fsdp, checkpoint": lambda: fsdp_checkpoint(folder),
         "fsdp, own draw per rank": fsdp_own_draw_per_rank,
+        "pipeline": lambda: pipeline(named=False),
+        "pipeline, named": lambda: pipeline(named=True),
+        "averaged by ddp": lambda: averaged_by_ddp(accumulation=False),
+        "averaged by ddp, accumulation": lambda: averaged_by_ddp(accumulation=True),
     }
+    for orig in (True, False):
+        runs |= {
+            f"fsdp1 {orig}": partial(fsdp1, orig=orig),
+            f"fsdp1 {orig}, SHARD_GRAD_OP": partial(
+                fsdp1, orig=orig, sharding_strategy=ShardingStrategy.SHARD_GRAD_OP
+            ),
+            f"fsdp1 {orig}, copies": partial(hybrid, orig=orig),
+            f"fsdp1 {orig}, micro-batches": partial(fsdp1_micro_batches, orig=orig),
+            f"fsdp1 {orig}, accumulation": partial(fsdp1_accumulation, orig=orig),
+            f"fsdp1 {orig}, evaluation": partial(fsdp1_evaluation, orig=orig),
+            f"fsdp1 {orig}, evaluation, SHARD_GRAD_OP": partial(
+                fsdp1_evaluation, orig=orig, sharding_strategy=ShardingStrategy.SHARD_GRAD_OP
+            ),
+            f"fsdp1 {orig}, checkpoint": partial(fsdp1_checkpoint, orig=orig),
+            f"fsdp1 {orig}, one weight": partial(fsdp1_of_one_weight, orig=orig),
+            f"fsdp1 {orig}, refusals": partial(fsdp1_refusals, orig=orig),
+        }
     results: dict[str, Any] = {}
     for name, run in runs.items():
         try:

@@ -1,4 +1,4 @@
-"""DDP and FSDP2 with two CPU processes, four in the slow tests, against the same training in one process."""
+"""DDP, FSDP and pipelines with two CPU processes, four in the slow tests, against the same in one process."""
 
 import os
 import subprocess
@@ -73,20 +73,29 @@ def alone(task, *, clip):
 
 DDP = ["ddp", "ddp, gradients as views of buckets", "ddp, static graph"]
 FSDP = ["fsdp", "fsdp, not resharded", "fsdp, one group", "fsdp, checkpoint"]
+ORIG = [True, False]  # FSDP1's use_orig_params
+FSDP1 = [f"fsdp1 {orig}{how}" for orig in ORIG for how in ("", ", SHARD_GRAD_OP", ", copies", ", checkpoint")]
 
 
-@pytest.mark.parametrize("run", [*DDP, *FSDP])
+@pytest.mark.parametrize("run", [*DDP, *FSDP, *FSDP1])
 def test_split_batches_equal_whole_ones_in_one_process(ranks, task64, run):
     """The default: all ranks draw alike."""
     assert_equal_on_all_ranks_and_to(alone(task64, clip=True), of(ranks, run))
 
 
-@pytest.mark.parametrize("run", ["ddp, no_sync", "fsdp, accumulation"])
+@pytest.mark.parametrize(
+    "run", ["ddp, no_sync", "fsdp, accumulation", *(f"fsdp1 {orig}, accumulation" for orig in ORIG)]
+)
 def test_micro_batches_of_one_draw_reduced_once_equal_whole_batches(ranks, task64, run):
     assert_equal_on_all_ranks_and_to(alone(task64, clip=False), of(ranks, run))
 
 
-MICRO = ["ddp, micro-batches", "ddp, no_sync and draws of their own", "fsdp, micro-batches"]
+MICRO = [
+    "ddp, micro-batches",
+    "ddp, no_sync and draws of their own",
+    "fsdp, micro-batches",
+    *(f"fsdp1 {orig}, micro-batches" for orig in ORIG),
+]
 
 
 @pytest.mark.parametrize("run", MICRO)
@@ -109,7 +118,12 @@ def test_own_draw_per_rank_of_a_sharded_model_is_refused_or_one_posterior(ranks)
         assert result["loss"] < 0.5
 
 
-EVALUATIONS = ["fsdp, evaluation", "fsdp, evaluation, resharded by hand", "fsdp, evaluation, given generator"]
+EVALUATIONS = [
+    "fsdp, evaluation",
+    "fsdp, evaluation, resharded by hand",
+    "fsdp, evaluation, given generator",
+    *(f"fsdp1 {orig}, evaluation{how}" for orig in ORIG for how in ("", ", SHARD_GRAD_OP")),
+]
 
 
 @pytest.mark.parametrize("run", EVALUATIONS)
@@ -145,6 +159,56 @@ def test_own_draw_per_rank_gives_one_posterior(ranks, task64, run):
         assert (result["noise"] != results[0]["noise"]).all()
     assert results[0]["loss"] < 0.5  # log(3) = 1.1 at first
     assert (results[0]["hess"] != 0.3).any()
+
+
+@pytest.mark.parametrize("orig", ORIG)
+def test_ranks_of_fsdp1_that_hold_nothing_take_part(ranks, task64, orig):
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = task64.optimizer([weight])
+    for _ in range(STEPS):
+        with optimizer.sampled_params(train=True):
+            weight.square().sum().backward()
+        optimizer.step()
+    assert_equal_on_all_ranks_and_to({"mean": weight.detach()}, of(ranks, f"fsdp1 {orig}, one weight"))
+
+
+@pytest.mark.parametrize("orig", ORIG)
+def test_what_fsdp1_cannot_do_is_refused_in_words_that_name_the_remedy(ranks, orig):
+    for said in of(ranks, f"fsdp1 {orig}, refusals"):
+        assert "fully_shard" in said["posterior"]
+        assert "sync=True is for ranks that have the whole parameters" in said["sync"]
+        assert "one sampled_params(train=True) around all micro-batches" in said["no_sync"]
+
+
+def test_stages_of_a_pipeline_are_the_parts_of_one_posterior(ranks, task64):
+    """Two optimizers in one process with the same parts and seed, and copies of a stage that agree."""
+    model = task64.model()
+    optimizers = [task64.optimizer(own, part=stage) for stage, own in enumerate((model[:2], model[2:]))]
+    for k in range(STEPS):
+        with optimizers[0].sampled_params(train=True), optimizers[1].sampled_params(train=True):
+            task64.loss(model, task64.batch(k)).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        task64.assert_learned(model, optimizers[0]) if k == STEPS - 1 else None
+    both = [posterior(optimizer) for optimizer in optimizers]
+    expected = {name: torch.cat([found[name] for found in both]) for name in both[0]}
+    assert_equal_on_all_ranks_and_to(expected, of(ranks, "pipeline, named"))
+
+
+def test_stages_of_a_pipeline_draw_apart_without_names(ranks):
+    results = of(ranks, "pipeline")
+    for result in results:
+        first, second = result["noise"].chunk(2)
+        assert (first != second).all()
+        assert all(torch.equal(result[name], results[0][name]) for name in result)
+
+
+@pytest.mark.parametrize("run", ["averaged by ddp", "averaged by ddp, accumulation"])
+def test_own_draws_under_ddp_without_no_sync_are_refused(ranks, run):
+    """The gradient would be that of the mean of the draws, and the Hessian divided by the number of ranks."""
+    for result in of(ranks, run):
+        assert "sync=False" in result["said"]
+        assert "no_sync()" in result["said"]
 
 
 def test_zero_redundancy_optimizer_is_refused(ranks):
