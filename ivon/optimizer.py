@@ -415,7 +415,8 @@ class IVON(Optimizer):
         Settings of parameter groups are those of the state; others stay as they are, with a warning where the
         state was learned with another hess_approx, debias or rescale_lr: the change may be meant, and the
         posterior is one all the same. ivon-opt does not save the number of steps; there is a warning, too,
-        that `step` is an estimate.
+        that `step` is an estimate. Of checkpoints of earlier versions torch.distributed.checkpoint has to be
+        told that entries may be missing: `DefaultLoadPlanner(allow_partial_load=True)`.
 
         Raises ValueError if the state is that of another model or optimizer.
         """

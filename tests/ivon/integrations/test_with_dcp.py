@@ -28,10 +28,10 @@ def save(model, optimizer, folder):
     checkpoint.save(dict(zip(("model", "optimizer"), states, strict=True)), checkpoint_id=folder)
 
 
-def load(model, optimizer, folder):
+def load(model, optimizer, folder, **options):
     """The documented way: the states of the new model and optimizer say what is to be loaded."""
     states = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
-    checkpoint.load(states, checkpoint_id=folder)
+    checkpoint.load(states, checkpoint_id=folder, **options)
     set_state_dict(model, optimizer, model_state_dict=states["model"], optim_state_dict=states["optimizer"])
 
 
@@ -57,6 +57,42 @@ def test_training_continues_from_a_checkpoint(task, tmp_path, dtype, steps_befor
     task.train(*resumed, range(STEPS // 2, STEPS))
     task.assert_same(resumed[1], whole[1])
     task.assert_learned(*resumed, at_most=0.7)
+
+
+def cycle(task, model, optimizer, steps):
+    for k in steps:
+        for group in optimizer.param_groups:
+            group["betas"] = (0.95 - 0.05 * (k % 5), group["beta2"])
+        task.train(model, optimizer, [k])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled, unavailable or uninitialized")
+def test_a_cycle_of_beta1_continues(task, tmp_path):
+    whole, half, resumed = make(task), make(task), make(task)
+    cycle(task, *whole, range(STEPS))
+    cycle(task, *half, range(4))
+    save(*half, tmp_path)
+    load(*resumed, tmp_path)
+    cycle(task, *resumed, range(4, STEPS))
+    task.assert_same(resumed[1], whole[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.distributed is disabled, unavailable or uninitialized")
+def test_a_checkpoint_of_an_earlier_version_is_loaded_in_part(task, tmp_path):
+    """It lacks entries, which PyTorch has to be told may be missing."""
+    whole, half, resumed = make(task), make(task), make(task)
+    task.train(*whole)
+    task.train(*half, range(STEPS // 2))
+    model, optimizer = get_state_dict(*half)
+    for state in optimizer["state"].values():
+        del state["momentum_weight"]
+    for group in optimizer["param_groups"]:
+        for name in [name for name in group if name.startswith("learned") or "betas" in name]:
+            del group[name]
+    checkpoint.save({"model": model, "optimizer": optimizer}, checkpoint_id=tmp_path)
+    load(*resumed, tmp_path, planner=checkpoint.DefaultLoadPlanner(allow_partial_load=True))
+    task.train(*resumed, range(STEPS // 2, STEPS))
+    task.assert_same(resumed[1], whole[1])
 
 
 def test_asking_a_new_optimizer_for_its_state_changes_nothing(task):
