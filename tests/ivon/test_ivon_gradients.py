@@ -1,13 +1,13 @@
 """Gradients are read late: what happens to `p.grad` between the context and the step counts."""
 
 import copy
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import pytest
 import torch
 from torch import nn
 
-from ivon import IVON
+from ivon import IVON, per_example_backward
 
 X = torch.linspace(-1, 1, 24).reshape(6, 4)
 Y = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -108,6 +108,93 @@ def test_gradient_from_outside_is_not_missed_where_it_was_added_to_a_used_one():
         pass
 
 
+def zero_in_place(model, optimizer):
+    for param in model.parameters():
+        param.grad.zero_()
+
+
+ZEROING = {
+    "optimizer.zero_grad": lambda model, optimizer: optimizer.zero_grad(),
+    "optimizer.zero_grad, to zeros": lambda model, optimizer: optimizer.zero_grad(set_to_none=False),
+    "model.zero_grad": lambda model, optimizer: model.zero_grad(),
+    "model.zero_grad, to zeros": lambda model, optimizer: model.zero_grad(set_to_none=False),
+    "in place": zero_in_place,
+}
+
+
+@pytest.mark.parametrize("zero", ZEROING)
+@pytest.mark.parametrize("where", ["before a draw", "within a draw", "within a closure"])
+@pytest.mark.parametrize("draws", [1, 2])
+def test_gradient_of_a_probe_at_the_mean_is_dropped_when_it_is_zeroed(zero, where, draws):
+    """Before each step, and in the first draw only, as other optimizers have it."""
+    model, optimizer = make()
+
+    def closure(first=True):
+        if first and where != "before a draw":
+            ZEROING[zero](model, optimizer)
+        loss_of(model).backward()
+
+    for _ in range(3):
+        (10 * loss_of(model)).backward()
+        if where == "before a draw":
+            ZEROING[zero](model, optimizer)
+        for k in range(draws - (where == "within a closure")):
+            with optimizer.sampled_params(train=True):
+                closure(first=k == 0)
+        optimizer.step(*([lambda: closure(first=draws == 1)] if where == "within a closure" else []))
+    assert torch.equal(weights(model), plain_training(draws=draws))
+
+
+@pytest.mark.parametrize("add", ["backward", "per_example_backward", "nothing"])
+def test_gradient_of_a_probe_that_is_not_zeroed_is_no_gradient_of_the_draw(add):
+    model, optimizer = make()
+    before = weights(model)
+    loss_of(model).backward()
+
+    def draw():
+        with optimizer.sampled_params(train=True):
+            if add == "backward":
+                loss_of(model).backward()
+            elif add == "per_example_backward":
+                per_example_backward(model, nn.functional.cross_entropy, X, Y)
+
+    with pytest.raises(RuntimeError, match="outside of sampled_params"):
+        draw()
+    assert torch.equal(weights(model), before)
+    assert not any(param._backward_hooks for param in model.parameters())
+
+
+def test_gradient_of_a_parameter_that_stays_frozen_is_nobodys():
+    model, optimizer = make()
+    loss_of(model).backward()
+    model[0].requires_grad_(False)
+    for param in model[2].parameters():
+        param.grad = None
+    kept = model[0].weight.grad
+    for _ in range(2):
+        with optimizer.sampled_params(train=True):
+            loss_of(model).backward()
+        optimizer.step()
+    assert model[0].weight.grad is kept or model[0].weight.grad is None
+    assert model[0].weight not in optimizer.state
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_zeroing_gradients_within_a_test_draw_loses_none(draws, set_to_none):
+    model, optimizer = make()
+    for _ in range(3):
+        for _ in range(draws):
+            with optimizer.sampled_params(train=True):
+                loss_of(model).backward()
+        with optimizer.sampled_params():
+            optimizer.zero_grad(set_to_none=set_to_none)
+        optimizer.step()
+    expected = plain_training(draws=draws)
+    # The step from sums rounds as that from one draw does, or by an ulp otherwise.
+    torch.testing.assert_close(weights(model), expected)
+
+
 def test_step_leaves_the_gradient_to_be_looked_at():
     model, optimizer = make()
     for weight in (1.0, 3.0):
@@ -185,17 +272,16 @@ def test_step_with_closure_makes_its_own_draws(draws, hess_approx, own_context):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"weight": 2.0}, {"generator": torch.Generator()}, {"train": False}],
-    ids=["another", "weight", "generator", "test"],
+    [{"weight": 2.0}, {"generator": torch.Generator()}, {"train": False}],
+    ids=["weight", "generator", "test"],
 )
-def test_other_draws_within_a_closure_are_refused(options):
-    """The parameters are at a draw already, which can be taken for that of one plain context only."""
+def test_a_closure_begins_with_the_draw_that_it_is_at(options):
+    """Which can be taken for that of one plain context only."""
     model, optimizer = make()
 
     def closure():
-        for again in range(2):
-            with optimizer.sampled_params(**{"train": True, **(options if again else {})}):
-                loss_of(model).backward()
+        with optimizer.sampled_params(**{"train": True, **options}):
+            loss_of(model).backward()
 
     before = weights(model)
     for _ in range(2):
@@ -204,6 +290,60 @@ def test_other_draws_within_a_closure_are_refused(options):
         assert torch.equal(weights(model), before)
     with optimizer.sampled_params(train=True):  # not within a closure now
         assert not torch.equal(weights(model), before)
+
+
+def test_a_closure_may_make_more_draws_of_its_own():
+    """As those for ivon-opt do; tests in between are at draws of theirs."""
+    model, optimizer = make()
+
+    def closure():
+        for _ in range(3):
+            with optimizer.sampled_params(train=True):
+                optimizer.zero_grad()
+                loss_of(model).backward()
+            mean = weights(model)
+            with optimizer.sampled_params():
+                assert not torch.equal(weights(model), mean)
+
+    for _ in range(3):
+        optimizer.step(closure)
+    assert torch.equal(weights(model), plain_training(draws=3))
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_clipping_in_a_closure_after_its_context_is_clipping_all_draws(draws):
+    """There it ends the draw, as anywhere else."""
+
+    def clip(model):
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+
+    model, optimizer = make()
+
+    def closure():
+        with optimizer.sampled_params(train=True):
+            loss_of(model).backward()
+        clip(model)
+
+    for _ in range(3):
+        for _ in range(draws - 1):
+            with optimizer.sampled_params(train=True):
+                loss_of(model).backward()
+        optimizer.step(closure)
+    assert torch.equal(weights(model), plain_training(draws=draws, before_step=clip))
+
+
+def test_a_closure_that_leaves_its_context_open_makes_no_draw():
+    """As where the backward pass that was to follow is skipped; closing it later does nothing more."""
+    model, optimizer = make()
+    before = weights(model)
+    with ExitStack() as stack:
+        optimizer.step(lambda: stack.enter_context(optimizer.sampled_params(train=True)))
+        assert torch.equal(weights(model), before)
+    assert torch.equal(weights(model), before)
+    with optimizer.sampled_params(train=True):
+        loss_of(model).backward()
+    optimizer.step()
+    assert not torch.equal(weights(model), before)
 
 
 def test_draws_before_an_exception_in_a_closure_do_not_count():
@@ -266,7 +406,7 @@ def scaled_training(scaler, draws=1, unscale=False, overflow_at=None, **options)
     return model, optimizer
 
 
-@pytest.mark.parametrize(("draws", "unscale"), [(1, False), (1, True), (3, False)])
+@pytest.mark.parametrize(("draws", "unscale"), [(1, False), (1, True), (3, False), (3, True)])
 @pytest.mark.parametrize("hess_approx", ["price", "gradsq"])
 def test_grad_scaler_changes_nothing(draws, unscale, hess_approx):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
@@ -276,19 +416,14 @@ def test_grad_scaler_changes_nothing(draws, unscale, hess_approx):
 
 
 @pytest.mark.parametrize("overflow_at", [(1, 0), (1, 1)])
-def test_step_that_overflows_is_skipped_and_forgotten(overflow_at):
+@pytest.mark.parametrize("unscale", [False, True])
+def test_step_that_overflows_is_skipped_and_forgotten(overflow_at, unscale):
     draws = overflow_at[1] + 1
     for unlucky_draws in {draws, 2}:
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-        model, optimizer = scaled_training(scaler, unlucky_draws, overflow_at=overflow_at)
+        model, optimizer = scaled_training(scaler, unlucky_draws, unscale, overflow_at=overflow_at)
         assert weights(model).isfinite().all()
         assert {state["step"] for state in optimizer.state.values()} == {2}
-
-
-def test_unscaling_only_the_last_of_several_draws_is_an_error():
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    with pytest.raises(RuntimeError, match="last of 2 draws only"):
-        scaled_training(scaler, draws=2, unscale=True)
 
 
 def test_disabled_grad_scaler_is_not_there():

@@ -3,9 +3,11 @@
 python ranks.py RANK WORLD_SIZE FOLDER
 """
 
+import math
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,7 @@ from ivon.wrappers import find_ivon
 
 MICRO_BATCHES = 2
 TEST_DRAWS = 3
+MAX_NORM = 0.3
 
 # float64, so that other orders of summation do not show.
 task = Task(torch.float64)
@@ -79,12 +82,30 @@ def ddp(steps: int = STEPS, **options: Any) -> dict[str, Tensor]:
     return seen(optimizer)
 
 
-def micro_batches(model: nn.Module, optimizer: IVON) -> dict[str, Tensor]:
-    """Micro-batches with draws of their own, each of which is reduced."""
+def micro_batches(model: nn.Module, optimizer: IVON, max_norm: float = math.inf) -> dict[str, Tensor]:
+    """Micro-batches with draws of their own, each of which is reduced; their average is clipped."""
     for k in range(STEPS):
         for i in range(MICRO_BATCHES):
             with optimizer.sampled_params(train=True):
                 task.loss(model, part(k, i)).backward()
+        if max_norm < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        optimizer.step()
+    return seen(optimizer)
+
+
+def clipped_no_sync(sync_last: bool) -> dict[str, Tensor]:
+    """Micro-batches with draws of their own, of which the last is reduced, and clipping of their average.
+
+    Where that is left to step() too, each rank has clipped its own average.
+    """
+    model, optimizer = distributed()
+    for k in range(STEPS):
+        for i in range(MICRO_BATCHES):
+            last = sync_last and i == MICRO_BATCHES - 1
+            with nullcontext() if last else model.no_sync(), optimizer.sampled_params(train=True):
+                task.loss(model, part(k, i)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimizer.step()
     return seen(optimizer)
 
@@ -168,6 +189,18 @@ def fsdp_accumulation() -> dict[str, Tensor]:
                 (task.loss(model, part(k, i)) / MICRO_BATCHES).backward()
         optimizer.step()
     return seen(optimizer)
+
+
+def fsdp_unreduced_draw() -> dict[str, Tensor]:
+    """A draw whose gradients FSDP2 keeps for itself, to be added to those at the next."""
+    model, optimizer = sharded()
+    model.set_requires_gradient_sync(False)
+    try:
+        with optimizer.sampled_params(train=True):
+            task.loss(model, part(0, 0)).backward()
+    except RuntimeError as error:
+        return {"refused": torch.tensor("no parameter has a gradient from this draw" in str(error))}
+    return {"refused": torch.tensor(False)}
 
 
 def fsdp_own_draw_per_rank() -> dict[str, Tensor]:
@@ -453,8 +486,11 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         "ddp, gradients as views of buckets": lambda: ddp(gradient_as_bucket_view=True, bucket_cap_mb=0.0001),
         "ddp, static graph": lambda: ddp(static_graph=True),
         "ddp, micro-batches": lambda: micro_batches(*distributed()),
+        "ddp, micro-batches, clipped": lambda: micro_batches(*distributed(), max_norm=MAX_NORM),
         "ddp, no_sync": lambda: ddp_no_sync(own_draws=False),
         "ddp, no_sync and draws of their own": lambda: ddp_no_sync(own_draws=True),
+        "ddp, no_sync, clipped": lambda: clipped_no_sync(sync_last=True),
+        "ddp, never synchronised, clipped": lambda: clipped_no_sync(sync_last=False),
         "own draw per rank": lambda: own_draw_per_rank(with_ddp=False),
         "own draw per rank, ddp": lambda: own_draw_per_rank(with_ddp=True),
         "zero": zero_redundancy,
@@ -463,6 +499,8 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         "fsdp, one group": fsdp_only_root,
         "fsdp, accumulation": fsdp_accumulation,
         "fsdp, micro-batches": lambda: micro_batches(*sharded()),
+        "fsdp, micro-batches, clipped": lambda: micro_batches(*sharded(), max_norm=MAX_NORM),
+        "fsdp, unreduced draw": fsdp_unreduced_draw,
         "fsdp, evaluation": fsdp_evaluation,
         "fsdp, evaluation, given generator": lambda: fsdp_evaluation(with_generator=True),
         "fsdp, evaluation, resharded by hand": lambda: fsdp_evaluation(reshard_after_forward=False),

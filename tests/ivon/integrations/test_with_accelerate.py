@@ -28,13 +28,17 @@ def prepared(task, accelerator, batch=16):
     return optimizer, accelerator.prepare(model, optimizer, data, scheduler)
 
 
-def plain(task):
+def plain(task, draws=1):
     model = task.model()
     optimizer = task.optimizer(model)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * STEPS)
     clip = nn.utils.clip_grad_norm_
     task.train(
-        model, optimizer, before_step=lambda: clip(model.parameters(), MAX_NORM), after_step=scheduler.step
+        model,
+        optimizer,
+        draws=draws,
+        before_step=lambda: clip(model.parameters(), MAX_NORM),
+        after_step=scheduler.step,
     )
     return optimizer
 
@@ -68,8 +72,41 @@ def test_prepared_training_equals_the_plain_loop_and_resumes(task, accelerator, 
     task.assert_same(resumed, optimizer)
 
 
-def test_accumulate_with_draws_of_their_own(task, accelerator):
-    """accelerate divides the loss by the number of micro-batches, IVON averages over their draws."""
+def accumulated_epochs(task, accelerator, parts, count):
+    """With a draw for each micro-batch; accelerate divides its loss by their number."""
+    model, optimizer, data, scheduler = parts
+    for _ in range(count):
+        for batch in data:
+            with accelerator.accumulate(model):
+                with ivon.sampled_params(optimizer, train=True, reduction="sum"):
+                    accelerator.backward(task.loss(model, batch))
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), MAX_NORM)
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+
+
+def test_accumulate_with_draws_of_their_own_and_clipping_equals_the_plain_loop_and_resumes(
+    task, accelerator, tmp_path
+):
+    here = accelerator(gradient_accumulation_steps=2)
+    optimizer, parts = prepared(task, here, batch=8)
+    accumulated_epochs(task, here, parts, EPOCHS // 2)
+    here.save_state(str(tmp_path))
+    accumulated_epochs(task, here, parts, EPOCHS - EPOCHS // 2)
+    task.assert_same(optimizer, plain(task, draws=2))
+    task.assert_learned(parts[0], optimizer, at_most=0.9)  # clipped
+
+    other = accelerator(gradient_accumulation_steps=2)
+    resumed, parts = prepared(task, other, batch=8)
+    other.load_state(str(tmp_path))
+    accumulated_epochs(task, other, parts, EPOCHS - EPOCHS // 2)
+    task.assert_same(resumed, optimizer)
+
+
+def test_accumulate_with_losses_multiplied_by_the_number_of_micro_batches(task, accelerator):
+    """The other way to undo accelerate's division."""
     here = accelerator(gradient_accumulation_steps=2)
     ivon_inside, (model, optimizer, data, _) = prepared(task, here, batch=8)
     for _ in range(EPOCHS):

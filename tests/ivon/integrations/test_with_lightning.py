@@ -1,5 +1,7 @@
 """Lightning: automatic optimisation calls step(closure), which samples by itself; manual optimisation."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ def lightning(library):
     return library("lightning.pytorch")
 
 
-def module(lightning, task, *, manual=False, micro_batches=1, **options):
+def module(lightning, task, *, manual=False, own_draws=False, **options):
     """The task's model as a LightningModule."""
 
     class Classifier(lightning.LightningModule):
@@ -29,12 +31,23 @@ def module(lightning, task, *, manual=False, micro_batches=1, **options):
             self.automatic_optimization = not manual
 
         def training_step(self, batch, batch_idx):
-            # Lightning divides the loss by the number of micro-batches, IVON averages over their draws.
-            return task.loss(self.layers, batch) * micro_batches
+            return task.loss(self.layers, batch)
 
         def configure_optimizers(self):
             self.ivon = task.optimizer(self.layers, **options)
             return [self.ivon], [torch.optim.lr_scheduler.ExponentialLR(self.ivon, gamma=0.9)]
+
+    class ClassifierWithDraws(Classifier):
+        """Every micro-batch at a draw of its own; Lightning has divided its loss by their number."""
+
+        draw = contextlib.ExitStack()
+
+        def training_step(self, batch, batch_idx):
+            self.draw.enter_context(ivon.sampled_params(self.optimizers(), train=True, reduction="sum"))
+            return super().training_step(batch, batch_idx)
+
+        def on_after_backward(self):
+            self.draw.close()
 
     class ManualClassifier(Classifier):
         def training_step(self, batch, batch_idx):
@@ -47,6 +60,8 @@ def module(lightning, task, *, manual=False, micro_batches=1, **options):
         def on_train_epoch_end(self):
             self.lr_schedulers().step()
 
+    if own_draws:
+        return ClassifierWithDraws()
     return ManualClassifier() if manual else Classifier()
 
 
@@ -112,27 +127,21 @@ def test_automatic_optimisation_with_several_draws(lightning, task):
     task.assert_learned(model.layers, model.ivon, at_most=0.6)
 
 
-def test_accumulate_grad_batches_with_draws_of_their_own(lightning, task):
-    """Lightning calls the optimizer for the last micro-batch only; a callback opens the draws of others."""
+@pytest.mark.parametrize("options", [{}, {"gradient_clip_val": MAX_NORM}], ids=["", "clipped"])
+def test_accumulate_grad_batches_with_draws_of_their_own(lightning, task, tmp_path, options):
+    """Lightning calls the optimizer for the last micro-batch only, and clips within its closure."""
+    options |= {"batch": 8, "accumulate_grad_batches": 2}
+    model = module(lightning, task, own_draws=True)
+    fit(lightning, task, model, **options)
+    task.assert_same(model.ivon, plain(task, draws=2, clip="gradient_clip_val" in options))
+    task.assert_learned(model.layers, model.ivon, at_most=0.9)
 
-    class MicroBatchDraws(lightning.Callback):
-        draw = None
-
-        def on_train_batch_start(self, trainer, model, batch, batch_idx):
-            last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-            if not last and batch_idx + 1 < trainer.num_training_batches:
-                self.draw = ivon.sampled_params(model.optimizers(), train=True)
-                self.draw.__enter__()
-
-        def on_after_backward(self, trainer, model):
-            if self.draw is not None:
-                self.draw.__exit__(None, None, None)
-            self.draw = None
-
-    model = module(lightning, task, micro_batches=2)
-    fit(lightning, task, model, batch=8, accumulate_grad_batches=2, callbacks=[MicroBatchDraws()])
-    task.assert_same(model.ivon, plain(task, draws=2))
-    task.assert_learned(model.layers, model.ivon, at_most=0.6)
+    half = module(lightning, task, own_draws=True)
+    trainer = fit(lightning, task, half, epochs=EPOCHS // 2, **options)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = module(lightning, task, own_draws=True)
+    fit(lightning, task, resumed, resume_from=tmp_path / "half.ckpt", **options)
+    task.assert_same(resumed.ivon, model.ivon)
 
 
 def test_accumulate_grad_batches_without_draws_is_refused(lightning, task):

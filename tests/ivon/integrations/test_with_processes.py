@@ -13,6 +13,7 @@ pytestmark = pytest.mark.xdist_group("with processes")  # which all of its tests
 SCRIPT = Path(__file__).with_name("ranks.py")
 ROOT = Path(__file__).parents[3]
 STEPS, MICRO_BATCHES, TEST_DRAWS = 12, 2, 3
+MAX_NORM = 0.3
 EQUAL = {"rtol": 1e-9, "atol": 1e-11}  # float64; the ranks sum gradients in another order
 
 
@@ -105,6 +106,34 @@ def test_micro_batches_with_draws_of_their_own_equal_those_in_one_process(ranks,
     optimizer = task64.optimizer(model)
     task64.train(model, optimizer, draws=MICRO_BATCHES)
     assert_equal_on_all_ranks_and_to(posterior(optimizer), of(ranks, run))
+
+
+CLIPPED = ["ddp, micro-batches, clipped", "ddp, no_sync, clipped", "fsdp, micro-batches, clipped"]
+
+
+@pytest.mark.parametrize("run", CLIPPED)
+def test_the_average_of_all_draws_and_ranks_is_clipped(ranks, task64, run):
+    model = task64.model()
+    optimizer = task64.optimizer(model)
+    norms = []
+
+    def clip():
+        norms.append(nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM).item())
+
+    task64.train(model, optimizer, draws=MICRO_BATCHES, before_step=clip)
+    assert min(norms) > MAX_NORM
+    assert_equal_on_all_ranks_and_to(posterior(optimizer), of(ranks, run))
+
+
+def test_ranks_that_never_average_gradients_by_themselves_stay_one_posterior(ranks):
+    results = of(ranks, "ddp, never synchronised, clipped")
+    for name, value in results[0].items():
+        assert all(torch.equal(value, result[name]) for result in results)
+
+
+def test_a_draw_whose_gradients_are_not_reduced_is_refused(ranks):
+    """At the end of the next its gradients would be multiplied by the noise of that."""
+    assert all(result["refused"] for result in of(ranks, "fsdp, unreduced draw"))
 
 
 def test_own_draw_per_rank_of_a_sharded_model_is_refused_or_one_posterior(ranks):

@@ -31,11 +31,11 @@ def transformers(library):
 
 
 def sampling_trainer(transformers):
-    """Every call of training_step at a draw of its own: for one micro-batch a step."""
+    """Every micro-batch at a draw of its own; Trainer has divided its loss by their number."""
 
     class IVONTrainer(transformers.Trainer):
         def training_step(self, *args, **kwargs):
-            with ivon.sampled_params(self.optimizer, train=True):
+            with ivon.sampled_params(self.optimizer, train=True, reduction="sum"):
                 return super().training_step(*args, **kwargs)
 
     return {}, IVONTrainer
@@ -81,27 +81,32 @@ def fit(transformers, task, way, folder, *, accumulate=1, resume_from=None):
     return model.layers, optimizer
 
 
-def plain(task, accumulate):
-    """The same by hand."""
+def plain(task, accumulate, draws=1):
+    """The same by hand, with one draw for all micro-batches or one for each."""
     model = task.model()
     optimizer = task.optimizer(model)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * STEPS)
     for k in range(STEPS):
         inputs, labels = task.batch(k)
-        with optimizer.sampled_params(train=True):
-            for part in zip(inputs.chunk(accumulate), labels.chunk(accumulate), strict=True):
-                (task.loss(model, part) / accumulate).backward()
+        parts = list(zip(inputs.chunk(accumulate), labels.chunk(accumulate), strict=True))
+        for i in range(draws):
+            of_draw = parts[i * accumulate // draws : (i + 1) * accumulate // draws]
+            with optimizer.sampled_params(train=True):
+                for part in of_draw:
+                    (task.loss(model, part) / len(of_draw)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
         optimizer.step()
         scheduler.step()
     return optimizer
 
 
-@pytest.mark.parametrize(("way", "accumulate"), [(sampling_trainer, 1), (sampling_callback, 2)])
+@pytest.mark.parametrize(
+    ("way", "accumulate"), [(sampling_trainer, 1), (sampling_trainer, 2), (sampling_callback, 2)]
+)
 def test_trainer_equals_the_plain_loop_and_resumes(transformers, task, tmp_path, way, accumulate):
     model, optimizer = fit(transformers, task, way, tmp_path / "whole", accumulate=accumulate)
     task.assert_learned(model, optimizer, at_most=0.9)  # clipped
-    task.assert_same(optimizer, plain(task, accumulate))
+    task.assert_same(optimizer, plain(task, accumulate, accumulate if way is sampling_trainer else 1))
     middle = tmp_path / "whole" / f"checkpoint-{CHECKPOINT}"
     _, resumed = fit(
         transformers, task, way, tmp_path / "resumed", accumulate=accumulate, resume_from=str(middle)
