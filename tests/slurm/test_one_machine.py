@@ -145,6 +145,9 @@ def test_a_start_repairs_what_has_crashed_and_nothing_else(quiet_cluster: OneMac
 def test_a_cluster_with_accounts_from_its_start_to_its_end(cluster: OneMachine, another: OneMachine) -> None:
     another.start()
     assert another.runs and cluster.runs
+    # Its database asks nobody who he is; its socket is to be reached by root alone.
+    assert (another.directory / "db" / "socket").is_socket()
+    assert not (another.directory / "db").stat().st_mode & 0o077
     another.ask("srun", "--mem=50", "true")
     finished = ["sacct", "--noheader", "--allocations", "--state=COMPLETED", "--format=State"]
     # slurmdbd hears of the first job some seconds later
