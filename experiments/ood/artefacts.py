@@ -18,7 +18,7 @@ from experiments.metrics.ood import OOD_METRICS
 from experiments.ood.frames import block_of, entropy_frame, metrics_frame
 from plots import entropy_ridges, table_figure, tables
 
-METHODS = ("sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
+METHODS = ("sgd", "bbb", "bbb_released", "mc_dropout", "swag", "vogn", "ivon")
 DATASET: dict[Scale, str] = {"demo": "digits", "small": "cifar10", "paper": "cifar10"}
 
 
