@@ -27,6 +27,7 @@ METHOD_COLORS: Mapping[str, str] = MappingProxyType(
         "IVON": "#CC3311",
         "VOGN": "#DDAA33",
         "BBB": "#33BBEE",
+        "BBB (as released)": "#332288",
         "MC-dropout": "#EE7733",
         "SWAG": "#AA4499",
         "Deep ensemble": "#000000",
@@ -35,7 +36,7 @@ METHOD_COLORS: Mapping[str, str] = MappingProxyType(
     }
 )
 SPARE_COLORS = ("#44BB99", "#99DDFF", "#BBCC33", "#AAAA00", "#6699CC", "#994455", "#997700", "#004488")
-MARKERS = ("s", "o", "^", "D", "P", "X", "v", "<", ">", "p", "h", "*")
+MARKERS = ("s", "o", "^", "D", "P", "X", "v", "d", "<", ">", "p", "h", "*")
 
 RC = {
     "axes.axisbelow": True,

@@ -5,7 +5,7 @@ if the paper has the same block, a row in italics with the paper's. Blocks that 
 headed so.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Protocol
@@ -39,12 +39,14 @@ def make_table(
     *,
     pairs: Sequence[tuple[str, str]] = (),
     methods: Sequence[str] = (),
+    rows: Collection[tuple[str, str, str]] = (),
 ) -> Table:
     """Arrange our runs and the published numbers (columns: see `compare`) for these metrics.
 
     `pairs` and `methods` put these rows first, in this order, even when nothing has been measured for them
     yet: a missing run is an empty cell. Without them, rows are those of `ours`, methods in the order of the
-    paper.
+    paper. Where not every block has every method, `rows` (data set, network, method) are those that it has
+    even without numbers.
     """
     numbers = compare(ours, paper, metrics)
     our_pairs = list(dict.fromkeys([*pairs, *pairs_of(ours)]))
@@ -53,27 +55,28 @@ def make_table(
     recovered = numbers.dropna(subset="paper_value")
     published = set(zip(recovered["dataset"], recovered["model"], recovered["method"], strict=True))
     cell_of = numbers.set_index(CELL)
+    there = {*rows, *zip(ours["dataset"], ours["model"], ours["method"], strict=True)}
 
-    rows: list[tuple[list[str], list[str]]] = []
+    lines: list[tuple[list[str], list[str]]] = []
     for pair in our_pairs:
-        rows.append(_heading(", ".join(pair), metrics))
+        lines.append(_heading(", ".join(pair), metrics))
         best = _best_of(cell_of, pair, metrics)
         for method in all_methods:
-            if method in our_methods:
-                rows.append(_our_row(cell_of, (*pair, method), metrics, best))
+            if method in our_methods and (not rows or (*pair, method) in there):
+                lines.append(_our_row(cell_of, (*pair, method), metrics, best))
             if (*pair, method) in published:
-                rows.append(_paper_row(cell_of, (*pair, method), metrics, f"{method}, paper"))
+                lines.append(_paper_row(cell_of, (*pair, method), metrics, f"{method}, paper"))
     for pair in (pair for pair in pairs_of(paper) if pair not in our_pairs):
         present = [method for method in all_methods if (*pair, method) in published]
         if present:
-            rows.append(_heading(f"{', '.join(pair)}: paper (published)", metrics))
-            rows.extend(_paper_row(cell_of, (*pair, method), metrics, method) for method in present)
+            lines.append(_heading(f"{', '.join(pair)}: paper (published)", metrics))
+            lines.extend(_paper_row(cell_of, (*pair, method), metrics, method) for method in present)
 
     columns = ["Method", "n", *(_column_title(metric) for metric in metrics.values())]
     return Table(
         numbers=_in_row_order(numbers, [*our_pairs, *pairs_of(paper)], all_methods, list(metrics)),
-        cells=pd.DataFrame([cells for cells, _ in rows], columns=columns),
-        emphasis=pd.DataFrame([emphasis for _, emphasis in rows], columns=columns),
+        cells=pd.DataFrame([cells for cells, _ in lines], columns=columns),
+        emphasis=pd.DataFrame([emphasis for _, emphasis in lines], columns=columns),
         note=_note(paper[paper["metric"].isin(list(metrics))], published),
     )
 

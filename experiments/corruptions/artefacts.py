@@ -18,7 +18,7 @@ from experiments.image_classification.grid import SEEDS
 from experiments.in_domain.table2 import predictor
 from experiments.metrics import METRICS, POOLED_ECE
 
-METHODS = ("sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
+METHODS = ("sgd", "bbb", "bbb_released", "mc_dropout", "swag", "vogn", "ivon")
 REDUCED: dict[Scale, dict[str, Any]] = {
     "demo": {"corruptions": WITHOUT_LENGTHS, "images": 32},
     "small": {"images": 200},

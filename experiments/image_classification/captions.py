@@ -11,11 +11,13 @@ from experiments.engine.artefact import Scale, with_required
 from experiments.engine.record import Store
 from experiments.engine.spec import MixtureSpec, Spec, Training, TrainSpec
 from experiments.image_classification.grid import EPOCHS
-from experiments.image_classification.methods import LABELS
+from experiments.image_classification.methods import CIFAR, LABELS, label_of
 
-
-def method_title(train: Training) -> str:
-    return LABELS[train.method.name]
+TWO_BBBS = (
+    "{bbb} maximises the evidence lower bound. {released} is what the released code and its library do, and "
+    "so the paper's {bbb}: the KL is averaged over the weights of each tensor, where the bound sums it, "
+    "means start with a deviation of {mu}, rho with a jitter of {jitter}, and AdamW decays both by {decay}."
+)
 
 
 def caption(
@@ -24,7 +26,7 @@ def caption(
     specs: Sequence[Spec],
     store: Store,
     *,
-    title_of: Callable[[Training], str] = method_title,
+    title_of: Callable[[Training], str] = label_of,
     drawn: Iterable[frozenset[int]] | None = None,
 ) -> str:
     """`title_of` is the row or curve that a training belongs to, to say which ones diverged; `drawn` are the
@@ -43,6 +45,8 @@ def caption(
     if reduced := {DATASETS[train.dataset].title for train in trainings.values() if _is_reduced(train)}:
         protocol += f"; {' and '.join(sorted(reduced))}: trained in bf16 (autocast), evaluated in fp32"
     parts = [what, f"Ours: {protocol}; measured on {' and '.join(devices) or 'nothing yet'}."]
+    if len({label_of(train) for train in trainings.values() if train.method.name == "bbb"}) > 1:
+        parts.append(_two_bbbs(scale))
     if diverged:
         all_of = Counter(title_of(train) for train in trainings.values())
         lost_of = Counter(title_of(trainings[key]) for key in diverged)
@@ -66,6 +70,18 @@ def _protocol(scale: Scale) -> str:
     if scale == "small":
         return reduced
     return f"{reduced}, handwritten digits and narrow networks, settings chosen on held-out training images"
+
+
+def _two_bbbs(scale: Scale) -> str:
+    settings = CIFAR["bbb_released"]
+    words = TWO_BBBS.format(
+        bbb=LABELS["bbb"],
+        released=LABELS["bbb_released"],
+        mu=settings.mu_init_std,
+        jitter=settings.rho_jitter,
+        decay=settings.adamw_decay,
+    )
+    return words + (" Both have the learning rate that was chosen for the first." if scale == "demo" else "")
 
 
 def _seeds_over(specs: Sequence[Spec], over: Sequence[bool]) -> list[frozenset[int]]:

@@ -10,7 +10,7 @@ from experiments.engine.artefact import Scale
 from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, MixtureSpec, TrainSpec
 from experiments.errors import RunError
-from experiments.image_classification.methods import LABELS
+from experiments.image_classification.methods import LABELS, label_of
 from experiments.models import MODELS
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "paper"
@@ -23,10 +23,10 @@ MIXTURES = {"sgd": "Deep ensemble", "ivon": "Multi-IVON"}
 
 def method_label(spec: Look) -> str:
     """The row of a table: `IVON@mean` is IVON's point estimate."""
-    name = spec.trainings[0].method.name
+    train = spec.trainings[0]
     if isinstance(spec, MixtureSpec):
-        return MIXTURES[name]
-    return LABELS[name] + ("@mean" if name == "ivon" and not spec.draws else "")
+        return MIXTURES[train.method.name]
+    return label_of(train) + ("@mean" if train.method.name == "ivon" and not spec.draws else "")
 
 
 def pair_of(spec: TrainSpec) -> dict[str, str]:
@@ -113,14 +113,24 @@ def pairs_of(specs: Sequence[Look]) -> list[tuple[str, str]]:
 
 
 def methods_of(specs: Sequence[Look]) -> list[str]:
-    return list(dict.fromkeys(method_label(spec) for spec in specs))
+    """The rows of a table, in the order of the block that has the most of them."""
+    blocks: dict[tuple[str, str], dict[str, None]] = {}
+    for dataset, model, method in rows_of(specs):
+        blocks.setdefault((dataset, model), {})[method] = None
+    return list(max(blocks.values(), key=len) | {method: None for each in blocks.values() for method in each})
+
+
+def rows_of(specs: Sequence[Look]) -> list[tuple[str, str, str]]:
+    """Data set, network and method of each row of a table, as shown."""
+    rows = [(*pair_of(spec.trainings[0]).values(), method_label(spec)) for spec in specs]
+    return list(dict.fromkeys(rows))
 
 
 def published(name: str) -> pd.DataFrame:
     """The paper's numbers for artefact `name`: dataset, model, method, metric, value, std, unit, n_seeds,
-    source.
+    source. Its BBB is the one of the released code.
     """
-    return pd.read_csv(PUBLISHED / f"{name}.csv")
+    return pd.read_csv(PUBLISHED / f"{name}.csv").replace({"method": {LABELS["bbb"]: LABELS["bbb_released"]}})
 
 
 def whole_seeds(rows: pd.DataFrame, x: str) -> list[int]:

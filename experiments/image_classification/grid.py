@@ -14,7 +14,7 @@ from baselines.settings import IVON, SWAG, VOGN, Settings
 from experiments.data import DATASETS
 from experiments.engine.artefact import Scale
 from experiments.engine.spec import EvalSpec, TrainSpec
-from experiments.image_classification.methods import TEST_DRAWS, paper_method
+from experiments.image_classification.methods import TEST_DRAWS, names_at, paper_method
 
 SEEDS: dict[Scale, range] = {"demo": range(5), "small": range(3), "paper": range(5)}
 GRID_SEEDS: dict[Scale, range] = {**SEEDS, "demo": range(2)}
@@ -65,7 +65,7 @@ def grid_pairs(dataset: str, scale: Scale) -> list[tuple[str, str]]:
 
 def training(dataset: str, model: str, method: str, seed: int, scale: Scale) -> TrainSpec:
     """One training of the grid at `scale`."""
-    settings = paper_method(method, dataset)
+    settings = paper_method(method, dataset, model)
     curves = {"curve_every": 1} if (dataset, model) in CURVES else {}
     if dataset == "imagenet":
         return TrainSpec(
@@ -139,6 +139,7 @@ def cells(
     """All evaluations of a table, in the order of its rows; the whole table with one seed before the next."""
     return [
         look
-        for seed, (dataset, model), method in product(seeds, pairs, methods)
+        for seed, (dataset, model) in product(seeds, pairs)
+        for method in names_at(methods, dataset, model)
         for look in evaluations(training(dataset, model, method, seed, scale))
     ]

@@ -1,7 +1,9 @@
 """Table 2: IVON beside the methods people use for uncertainty, ResNet-20 on CIFAR-10.
 
 The networks of AdamW and IVON are those of Table 8; SGD has another learning rate here, as in the paper's
-scripts. A deep ensemble is the mean prediction of five networks of SGD, Multi-IVON that of five posteriors.
+scripts. BBB stands there twice: as the evidence lower bound, and as the released code has it, which the
+paper's numbers are of. A deep ensemble is the mean prediction of five networks of SGD, Multi-IVON that of five
+posteriors.
 The settings of VOGN are chosen here, on held-out images of the demo (`tuning`): the paper's are lost.
 """
 
@@ -15,13 +17,13 @@ from experiments.engine.artefact import Scale
 from experiments.engine.claims import Claim
 from experiments.engine.spec import EvalSpec, MixtureSpec, TrainSpec
 from experiments.image_classification.grid import SEEDS, evaluations, training
-from experiments.image_classification.methods import TEST_DRAWS
+from experiments.image_classification.methods import LABELS, TEST_DRAWS
 from experiments.image_classification.tables import table
 
 if TYPE_CHECKING:
     from experiments.image_classification.frames import Look
 
-METHODS = ("adamw", "sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
+METHODS = ("adamw", "sgd", "bbb", "bbb_released", "mc_dropout", "swag", "vogn", "ivon")
 SGD_LR = 0.2
 # Seeds of the members. The paper's 25 runs are five groups, and the first group are the seeds of the table.
 GROUPS: dict[Scale, list[range]] = {
@@ -65,10 +67,9 @@ def _words(scale: Scale) -> str:
         "" if scale == "demo" else f" SGD's learning rate is {SGD_LR}, in Tables 1 and 8 another one."
     )
     return (
-        "BBB maximises the evidence lower bound; the published run averaged its KL over weights where the "
-        "bound sums it. A deep ensemble is the mean prediction of five networks of SGD, Multi-IVON that of "
-        f"five posteriors; posteriors are averaged over {TEST_DRAWS['ivon']} draws for each batch of images, "
-        f"MC-dropout over {TEST_DRAWS['mc_dropout']}.{other_tables}"
+        "A deep ensemble is the mean prediction of five networks of SGD, Multi-IVON that of five posteriors; "
+        f"posteriors are averaged over {TEST_DRAWS['ivon']} draws for each batch of images, MC-dropout over "
+        f"{TEST_DRAWS['mc_dropout']}.{other_tables}"
     )
 
 
@@ -79,7 +80,8 @@ TABLE2 = table(
     tuple(
         Claim(method=method, peer=peer, metric=metric)
         for method, peer in (
-            ("IVON", "BBB"),
+            ("IVON", LABELS["bbb"]),
+            ("IVON", LABELS["bbb_released"]),
             ("IVON", "MC-dropout"),
             ("IVON", "SWAG"),
             ("IVON", "VOGN"),

@@ -15,7 +15,7 @@ from experiments.image_classification.methods import LABELS
 from experiments.in_domain.table2 import predictor
 from experiments.metrics import OOD_METRICS
 
-METHODS = ("sgd", "bbb", "mc_dropout", "swag", "vogn", "ivon")
+METHODS = ("sgd", "bbb", "bbb_released", "mc_dropout", "swag", "vogn", "ivon")
 DATASET: dict[Scale, str] = {"demo": "digits", "small": "cifar10", "paper": "cifar10"}
 
 

@@ -93,6 +93,20 @@ def test_missing_run_is_an_empty_cell():
     assert set(without_nll.cells["NLL (nats) ↓"]) == {""}
 
 
+def test_method_of_one_block_has_no_row_in_others():
+    """Its row is there before it is measured, and in another block as soon as it has a number."""
+    rows = [("Digits", "Net", "SGD"), ("Digits", "Net", "VOGN"), ("Digits", "Big", "SGD")]
+    pairs = [("Digits", "Net"), ("Digits", "Big")]
+
+    def blocks(runs: pd.DataFrame) -> list[str]:
+        table = make_table(runs, paper(), METRICS, pairs=pairs, methods=["SGD", "VOGN"], rows=rows)
+        return list(table.cells["Method"])
+
+    assert blocks(RUNS) == ["Digits, Net", "SGD", "VOGN", "IVON", "Digits, Big", "SGD"]
+    more = pd.concat([RUNS, ours(("VOGN", "acc", 0, 80.0)).assign(model="Big")])
+    assert blocks(more) == ["Digits, Net", "SGD", "VOGN", "IVON", "Digits, Big", "SGD", "VOGN"]
+
+
 def test_value_that_is_not_a_number_counts_as_missing():
     runs = ours(("SGD", "acc", 0, 90.0), ("SGD", "acc", 1, float("nan")), ("SGD", "nll", 0, float("nan")))
     row = cells(make_table(runs, paper(), METRICS), "SGD")

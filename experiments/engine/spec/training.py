@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from experiments.engine.train import Task
     from experiments.engine.watch import Watch
 
-VARIED = ("damping", "mc_samples", "hess_approx")  # fields of a method of which artefacts try several values
+VARIED = (
+    "damping",
+    "mc_samples",
+    "hess_approx",
+    "kl_reduction",
+)  # fields of a method of which artefacts try several values
 MethodSettings = Annotated[reduce(or_, METHODS.values()), Field(discriminator="name")]  # type: ignore[valid-type]
 
 

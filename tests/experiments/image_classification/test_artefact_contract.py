@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from experiments.artefacts import ARTEFACTS
 from experiments.engine.artefact import SCALES
 from experiments.engine.spec import EvalSpec, LanguageSpec, TrainSpec, parse_spec
 from experiments.errors import RunError
-from experiments.image_classification import figures
+from experiments.image_classification import figures, frames
 from experiments.image_classification.frames import method_label
 
 ROOT = Path(__file__).parents[3]
@@ -73,15 +73,55 @@ def test_scales_are_what_they_say(name, scale):
             assert train.method.beta2**steps == pytest.approx(math.exp(exponent), rel=0.01)
 
 
-def test_table1_of_the_paper_is_75_trainings():
+def test_table1_of_the_paper_is_80_trainings():
     specs = ARTEFACTS["table1"].specs("paper")
     trainings = [spec for spec in specs if isinstance(spec, TrainSpec)]
-    assert len(trainings) == 75
-    counts = Counter((spec.dataset, spec.model, spec.method.name) for spec in trainings)
+    assert len(trainings) == 80
+    counts = Counter((spec.dataset, spec.model, spec.method) for spec in trainings)
     assert set(counts.values()) == {5}  # seeds
-    assert len(counts) == 15  # five pairs of data set and network, three methods
+    assert len(counts) == 16  # five pairs of data set and network, three methods, and AdamW once more
     looks = Counter(method_label(spec) for spec in specs if isinstance(spec, EvalSpec))
-    assert looks == {"AdamW": 25, "SGD": 25, "IVON@mean": 25, "IVON": 25}
+    assert looks == {"AdamW": 25, "AdamW (lr 0.002)": 5, "SGD": 25, "IVON@mean": 25, "IVON": 25}
+
+
+@pytest.mark.parametrize("name", ["table1", "table10"])
+def test_adamw_is_run_again_where_the_paper_did(name, store, fabricate, monkeypatch, tmp_path):
+    """With PreResNet-110 on TinyImageNet; the cell and the claims are those of the second rate."""
+    specs = ARTEFACTS[name].specs("paper")
+    rates = defaultdict(set)
+    for spec in (spec for spec in specs if isinstance(spec, EvalSpec)):
+        if spec.train.method.name == "adamw" and spec.train.dataset != "imagenet":
+            rates[method_label(spec), spec.train.model].add(spec.train.method.lr)
+    models = {model for _, model in rates}
+    expected = {("AdamW", model): {0.002} for model in models}
+    if name == "table1":
+        expected["AdamW", "preresnet110"] = {0.002, 0.0005}  # on CIFAR-100 and TinyImageNet
+    else:
+        expected["AdamW", "preresnet110"] = {0.0005}
+    assert rates == {**expected, ("AdamW (lr 0.002)", "preresnet110"): {0.002}}
+
+    monkeypatch.setattr("plots.table_figure.draw", lambda *_, **__: [])  # which takes long
+    fabricate(store, specs)
+    paths = ARTEFACTS[name].render("paper", store, tmp_path)
+    text = next(path.read_text() for path in paths if path.suffix == ".md")
+    assert "AdamW with PreResNet-110 on TinyImageNet has the learning rate 0.0005, and a row" in text
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert rows.count("AdamW (lr 0.002)") == 1, "it belongs to one block"
+    block = rows[rows.index("**TinyImageNet, PreResNet-110**") :]
+    assert block[1:4] == ["AdamW", "*AdamW, paper*", "AdamW (lr 0.002)"]  # the published one was run again
+
+
+def test_the_published_bbb_stands_beside_the_one_as_released(store, fabricate, monkeypatch, tmp_path):
+    printed = pd.read_csv(frames.PUBLISHED / "table2.csv")
+    printed[printed.method == "BBB"].assign(value=50.0).to_csv(tmp_path / "table2.csv", index=False)
+    monkeypatch.setattr(frames, "PUBLISHED", tmp_path)
+    monkeypatch.setattr("plots.table_figure.draw", lambda *_, **__: [])  # which takes long
+    fabricate(store, [s for s in ARTEFACTS["table2"].runs("paper") if s.trainings[0].method.name == "bbb"])
+    paths = ARTEFACTS["table2"].render("paper", store, tmp_path / "drawn")
+    text = next(path.read_text() for path in paths if path.suffix == ".md")
+    first = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    place = first.index("BBB")
+    assert first[place : place + 3] == ["BBB", "BBB (as released)", "*BBB (as released), paper*"]
 
 
 def test_imagenets_schedule_is_that_of_the_released_code():

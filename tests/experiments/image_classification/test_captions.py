@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.artefacts import ARTEFACTS
+from experiments.engine.artefact import SCALES
 from experiments.engine.spec import MixtureSpec, OodSpec
 from experiments.image_classification.captions import caption
 
@@ -58,6 +59,18 @@ def test_what_diverged_is_not_missing(name, store, fabricate):
     text = said(name, store)
     assert f"Diverged, and so without numbers: SGD ({len(bad)} of {len(bad)} trainings)." in text
     assert "missing" not in text and " of " not in text.split(", ")[-2]
+
+
+BBBS = ("BBB maximises the evidence lower bound.", "BBB (as released) is what the released code")
+
+
+@pytest.mark.parametrize("name", ["table2", "table3", "fig3ab", "fig7", "temperature", "reliability"])
+def test_captions_say_which_bbb_is_which(name, store):
+    for scale in SCALES:
+        text = said(name, store, scale)
+        assert all(words in text for words in BBBS)
+        assert ("learning rate that was chosen for the first" in text) == (scale == "demo")
+    assert BBBS[0] not in said("table8", store, "paper")
 
 
 def test_figure3_of_the_sets_that_have_been_looked_at(store, fabricate, tmp_path):

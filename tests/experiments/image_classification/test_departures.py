@@ -47,3 +47,4 @@ def test_nothing_can_be_said_without_a_deviation():
 def test_the_learning_rate_that_is_not_known_is_said(table):
     text = departures(table, "paper", *frames([0.18, 0.2, 0.22], 0.9, 0.02), METRICS)
     assert "for AdamW the paper ran PreResNet-110 on TinyImageNet again, with another learning rate" in text
+    assert "that rate is not known, and ours is 0.0005" in text

@@ -1,7 +1,17 @@
 """Table 2: which runs it shares with other tables, and what its mixtures are made of."""
 
+import math
+
+import pytest
+import torch
+
 from experiments.artefacts import ARTEFACTS
+from experiments.engine.artefact import SCALES
+from experiments.engine.distributed import single
+from experiments.engine.execute import execute
+from experiments.engine.record import Store
 from experiments.engine.spec import EvalSpec, MixtureSpec, TrainSpec
+from experiments.engine.watch import Watch
 from experiments.image_classification.frames import method_label
 
 
@@ -12,8 +22,8 @@ def looks(scale: str) -> dict[str, list]:
     return found
 
 
-def test_its_rows_are_the_papers_eight_methods_vogn_and_ivons_mean():
-    rows = {"AdamW", "SGD", "BBB", "MC-dropout", "SWAG", "VOGN", "IVON@mean", "IVON"}
+def test_its_rows_are_the_papers_eight_methods_vogn_a_true_bbb_and_ivons_mean():
+    rows = {"AdamW", "SGD", "BBB", "BBB (as released)", "MC-dropout", "SWAG", "VOGN", "IVON@mean", "IVON"}
     rows |= {"Deep ensemble", "Multi-IVON"}
     for scale in ("demo", "small", "paper"):
         assert set(looks(scale)) == rows
@@ -44,9 +54,36 @@ def test_draws_are_those_of_the_paper():
         method: {s.draws for s in specs if isinstance(s, EvalSpec)}
         for method, specs in looks("paper").items()
     }
-    assert draws["IVON"] == draws["BBB"] == draws["SWAG"] == draws["VOGN"] == {64}
+    assert all(draws[name] == {64} for name in ("IVON", "BBB", "BBB (as released)", "SWAG", "VOGN"))
     assert draws["MC-dropout"] == {32}
     assert draws["IVON@mean"] == draws["SGD"] == draws["AdamW"] == {0}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_bbb_as_released_differs_in_what_the_released_code_does(scale):
+    """The library's mean of the KL and its initial values, and torch's default decay; nothing else."""
+    ours, released = (looks(scale)[name][0] for name in ("BBB", "BBB (as released)"))
+    changed = {"kl_reduction": "mean", "mu_init_std": 0.1, "rho_jitter": 0.1, "adamw_decay": 0.01}
+    assert released.train.method == ours.train.method.model_copy(update=changed)
+    assert released == ours.model_copy(update={"train": released.train})
+    if scale == "paper":
+        n = ours.train.train_size
+        assert ours.train.method.lr == 0.002
+        assert ours.train.method.weight_decay * n == pytest.approx(10)
+        assert ours.train.method.std_init == pytest.approx(1.5 / n**0.5)
+    assert ours.train.label != released.train.label  # in progress lines
+
+
+def test_a_network_is_trained_as_released(tmp_path):
+    (look, *_) = looks("demo")["BBB (as released)"]
+    changes = {"epochs": 2, "warmup_epochs": 1, "width": 2, "batch_size": 200}
+    train = TrainSpec.model_validate({**dict(look.train), **changes})
+    store, look = Store(tmp_path), EvalSpec(train=train, draws=2)
+    for run in (train, look):
+        assert execute(run, store, single(torch.device("cpu")), Watch()).end == "done"
+    history = store.done(train)["result"]["history"]
+    assert history[-1]["train_nll"] < history[0]["train_nll"]
+    assert store.done(look)["result"]["metrics"]["nll"] < 2 * math.log(10)
 
 
 def test_swags_cosine_ends_where_its_own_phase_begins():
