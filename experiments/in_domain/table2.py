@@ -2,8 +2,8 @@
 
 The networks of AdamW and IVON are those of Table 8; SGD has another learning rate here, as in the paper's
 scripts. BBB stands there twice: as the evidence lower bound, and as the released code has it, which the
-paper's numbers are of. A deep ensemble is the mean prediction of five networks of SGD, Multi-IVON that of five
-posteriors.
+paper's numbers are of. A deep ensemble is the mean prediction of five networks of SGD, Multi-IVON that of
+five posteriors.
 The settings of VOGN are chosen here, on held-out images of the demo (`tuning`): the paper's are lost.
 """
 
