@@ -6,6 +6,9 @@ from torch import nn
 
 import ivon
 
+# On a machine with SLURM, in a class of its own that the process which collects the warnings cannot import.
+pytestmark = pytest.mark.filterwarnings("ignore:The `srun` command is available")
+
 STEPS, MICRO_BATCHES = 12, 2
 LIMITS = {"norm": {"max_norm": 0.3}, "values": {"clip_val": 0.05}}
 

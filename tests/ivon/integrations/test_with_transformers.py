@@ -114,6 +114,60 @@ def test_trainer_equals_the_plain_loop_and_resumes(transformers, task, tmp_path,
     task.assert_same(resumed, optimizer)
 
 
+def test_language_model_whose_losses_are_shares_of_all_tokens(transformers, tmp_path):
+    """Trainer tells such a model how many tokens the micro-batches have together; here weights do."""
+    rng = torch.Generator().manual_seed(0)
+    data = [{"input_ids": torch.randint(1, 12, (6,), generator=rng)} for _ in range(16)]
+    for i, example in enumerate(data):
+        example["labels"] = example["input_ids"].clone()
+        example["labels"][i % 4 + 1 :] = -100  # as of padding
+
+    def make():
+        torch.manual_seed(1)
+        config = transformers.GPT2Config(
+            vocab_size=12, n_positions=6, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
+        )
+        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+        model = transformers.GPT2LMHeadModel(config)
+        optimizer = ivon.IVON(model.parameters(), lr=0.1, ess=1e4, beta2=0.9)
+        optimizer.seed(3)
+        return model, optimizer
+
+    model, optimizer = make()
+    arguments = transformers.TrainingArguments(
+        tmp_path,
+        num_train_epochs=2,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        train_sampling_strategy="sequential",
+        max_grad_norm=MAX_NORM,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    constant = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    _, trainer_class = sampling_trainer(transformers)
+    trainer_class(model, arguments, train_dataset=data, optimizers=(optimizer, constant)).train()
+
+    by_hand, expected = make()
+    for first in (0, 8, 0, 8):
+        for begin in (first, first + 4):
+            part = {
+                name: torch.stack([example[name] for example in data[begin : begin + 4]]) for name in data[0]
+            }
+            tokens = int((part["labels"][:, 1:] != -100).sum())
+            with expected.sampled_params(train=True, weight=tokens):
+                by_hand(**part).loss.backward()
+        nn.utils.clip_grad_norm_(by_hand.parameters(), MAX_NORM)
+        expected.step()
+    for p, q in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            optimizer.state[p]["hess"], expected.state[q]["hess"], rtol=1e-4, atol=1e-5
+        )
+
+
 def test_without_a_draw_the_first_step_says_what_is_missing(transformers, task, tmp_path):
     with pytest.raises(RuntimeError, match="sampled_params"):
         fit(transformers, task, lambda transformers: ({}, transformers.Trainer), tmp_path)
