@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -28,7 +28,7 @@ class Diagnosis:
 
     total: Findings
     groups: tuple[Findings, ...]
-    tensors: dict[str, float]
+    tensors: dict[str, float] = field(repr=False)
     warnings: list[str]
 
     def as_dict(self) -> dict[str, float]:

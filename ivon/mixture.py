@@ -8,7 +8,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from ivon.posterior import Posterior, check_alike, draw_key
+from ivon.posterior import Posterior, check_alike, draw_key, size_in_words
+
+_SHOWN = 8  # weights in a repr
 
 
 class Mixture:
@@ -38,6 +40,14 @@ class Mixture:
         self.weights = tuple(float(share) for share in self._shares)
         self._counts = [0] * len(self.members)
         self._member_of: list[int] = []  # of the draws up to the largest k so far
+
+    def __repr__(self) -> str:
+        """Size and weights."""
+        equal = len(set(self._shares)) == 1
+        shown = ", ".join(f"{weight:.3g}" for weight in self.weights[:_SHOWN])
+        more = ", ..." if len(self.weights) > _SHOWN else ""
+        weights = "equal weights" if equal else f"weights {shown}{more}"
+        return f"Mixture({len(self.members)} members of {size_in_words(self.members[0])}, {weights})"
 
     def member_of(self, k: int) -> int:
         """The number of the member that has the k-th draw."""

@@ -59,6 +59,23 @@ class Posterior:
             if not 0 <= self.prior_precision[name] < torch.inf:
                 raise ValueError(f"prior_precision of {name!r} must be finite and >= 0")
 
+    def __repr__(self) -> str:
+        """Size, place and widths; the numbers themselves would be megabytes."""
+        kinds = dict.fromkeys(f"{mean.dtype} on {mean.device}" for mean in self.mean.values())
+        priors = list(self.prior_precision.values())
+        parts = [
+            size_in_words(self),
+            " and ".join(kinds).replace("torch.", ""),
+            *([f"sigma {_span(sigmas)}"] if (sigmas := self._extreme_sigmas()) else []),
+            f"prior precision {_span(priors)}",
+            *([f"{len(self.fixed)} fixed"] if self.fixed else []),
+        ]
+        return f"Posterior({', '.join(parts)})"
+
+    def _extreme_sigmas(self) -> list[float]:
+        extremes = [torch.aminmax(values) for values in self.precision.values() if values.numel()]
+        return [float(value) ** -0.5 for both in extremes for value in both]
+
     @classmethod
     @torch.no_grad()
     def of(cls, model: nn.Module, optimizer: Any) -> "Posterior":
@@ -216,6 +233,17 @@ class Posterior:
         for name in sorted(self.mean):
             names[self.mean[name].dtype].append(name)
         return names
+
+
+def size_in_words(posterior: Posterior) -> str:
+    """How many parameters it has in how many tensors."""
+    count, tensors = sum(mean.numel() for mean in posterior.mean.values()), len(posterior.mean)
+    return f"{count:,} parameters in {tensors} tensor{'s' if tensors > 1 else ''}"
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def draw_key(k: int, seed: int) -> str:

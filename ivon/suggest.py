@@ -6,7 +6,7 @@ Numbers of the released scripts that are not in the paper's text are "script of 
 
 import math
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class Suggestion:
     settings: dict[str, Any]
     sigma: float
     warmup_steps: int
-    reasons: dict[str, str]
+    reasons: dict[str, str] = field(repr=False)
 
     def __str__(self) -> str:
         """Every reason, those of numbers after the number."""

@@ -24,6 +24,7 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "setup-stamp"
 LOG = VENV / "setup.log"
 CONSTRAINTS = ROOT / "constraints.txt"
+TORCHVISION_GUARD = ROOT / "experiments" / "torchvision_guard.py"
 EXTRAS = "experiments,nlp,slurm,dev"
 IMPORTED_BY_EVERY_RUN = (
     "experiments.artefacts",
@@ -258,6 +259,18 @@ def try_out() -> None:
         raise SetupError(f"installed, but it does not work:\n{answer.stderr.strip()}")
 
 
+def guard_torchvision() -> None:
+    """Where PyPI's torchvision does not fit the CPU build of PyTorch, put its imports in .venv under guard:
+    transformers, timm and others import it without asking."""
+    place = next(VENV.glob("lib/python*/site-packages"))
+    copy, hook = place / "torchvision_guard.py", place / "torchvision_guard.pth"
+    hook.unlink(missing_ok=True)
+    answer = subprocess.run([PYTHON, "-c", "import torchvision"], capture_output=True, text=True)
+    if answer.returncode != 0 and "operator torchvision::" in answer.stderr:
+        shutil.copyfile(TORCHVISION_GUARD, copy)
+        hook.write_text("import torchvision_guard; torchvision_guard.watch()\n")
+
+
 def end_of_log(lines: int = 12) -> str:
     return "\n".join(LOG.read_text(errors="replace").splitlines()[-lines:]) if LOG.exists() else ""
 
@@ -288,6 +301,7 @@ def main(inputs: str) -> None:
         try:
             installer = fill()
             try_out()
+            guard_torchvision()
         except Killed:
             raise
         except SetupError:

@@ -13,7 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SHELL_TOOLS = ("cat", "cksum", "dirname", "sh")
 BROKEN_SHIM = "#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n"
-INPUTS = ("pyproject.toml", "constraints.txt", "scripts/setup", "scripts/make_venv.py")
+INPUTS = (
+    "pyproject.toml",
+    "constraints.txt",
+    "scripts/setup",
+    "scripts/make_venv.py",
+    "experiments/torchvision_guard.py",
+)
 
 
 @pytest.fixture
@@ -117,6 +123,45 @@ def test_a_venv_that_works_is_kept_and_others_are_not(make_venv: ModuleType, tmp
         make_venv.mark(lock, "")
         make_venv.PYTHON.unlink()
         assert make_venv.why_unusable(lock) == "does not work any more"
+
+
+# Of PyTorch what declares operators, and a torchvision that stops without its own.
+TORCH = """
+from types import SimpleNamespace
+ops = SimpleNamespace(torchvision=SimpleNamespace())
+class Library:
+    def __init__(self, *names): ...
+    def define(self, schema):
+        setattr(ops.torchvision, schema.partition("(")[0], schema)
+library = SimpleNamespace(Library=Library)
+"""
+TORCHVISION = """
+import torch
+if not hasattr(torch.ops.torchvision, "nms"):
+    raise RuntimeError("operator torchvision::nms does not exist")
+"""
+
+
+@pytest.mark.parametrize(
+    ("torchvision", "guarded"),
+    [(TORCHVISION, True), ("", False), ("raise ImportError('no such library')", False)],
+)
+def test_everybody_may_import_torchvision_in_the_venv(
+    torchvision: str, guarded: bool, make_venv: ModuleType, tmp_path: Path
+) -> None:
+    empty_venv(tmp_path)
+    place = next((tmp_path / ".venv").glob("lib/python*/site-packages"))
+    for name, content in (("torch", TORCH), ("torchvision", torchvision)):
+        (place / name).mkdir()
+        (place / name / "__init__.py").write_text(content)
+    for _ in range(2):  # a set-up that is repeated looks anew
+        make_venv.guard_torchvision()
+        command = [make_venv.PYTHON, "-c", "import torchvision"]
+        ends = [subprocess.run(command, cwd=tmp_path, capture_output=True).returncode for _ in range(2)]
+        assert ends == [1, 1] if "ImportError" in torchvision else ends == [0, 0]
+        assert (place / "torchvision_guard.pth").exists() == guarded
+    lean = subprocess.run([make_venv.PYTHON, "-c", "import sys; assert 'torch' not in sys.modules"])
+    assert lean.returncode == 0
 
 
 def test_a_venv_whose_python_was_upgraded_is_not_kept(make_venv: ModuleType, tmp_path: Path) -> None:

@@ -1,5 +1,10 @@
 """The commands `sample` and `export`, on a network that has just been trained."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from experiments.__main__ import main
@@ -46,6 +51,16 @@ def test_text_and_entropies(trained, capsys):
     assert "the network" in said and "posterior" not in said
 
 
+# What the documentation of transformers has, without a line of this project.
+AS_ANYBODY = """
+import json, sys
+from transformers import AutoTokenizer, GPT2LMHeadModel
+tokens = AutoTokenizer.from_pretrained(sys.argv[1])("import sys", return_tensors="pt")["input_ids"]
+logits = GPT2LMHeadModel.from_pretrained(sys.argv[1])(tokens).logits
+print(json.dumps({"tokens": tokens.tolist(), "logits": logits.tolist()}))
+"""
+
+
 def test_exported_network_is_the_mean(trained, tmp_path):
     import torch
 
@@ -68,7 +83,17 @@ def test_exported_network_is_the_mean(trained, tmp_path):
     tokens = AutoTokenizer.from_pretrained(tmp_path / "out")("import sys", return_tensors="pt")["input_ids"]
     assert tokens.tolist() == [list(b"import sys")]
     with torch.no_grad():
-        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+        logits = ours(tokens)
+        torch.testing.assert_close(logits, theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+    if not (Path(sys.prefix) / "setup-stamp").exists():
+        pytest.skip("not the environment of scripts/setup, where plain imports of transformers work, too")
+    answer = subprocess.run(
+        [sys.executable, "-c", AS_ANYBODY, tmp_path / "out"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout)
+    assert found["tokens"] == tokens.tolist()
+    torch.testing.assert_close(torch.tensor(found["logits"]), logits, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
