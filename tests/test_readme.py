@@ -27,6 +27,7 @@ def test_the_code_trains_and_predicts():
     names = {
         "model": model,
         "train_set": train_set,
+        "epochs": 2,
         "loader": [
             tuple(map(torch.stack, zip(*train_set[i : i + 16], strict=True))) for i in range(0, 64, 16)
         ],
