@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median_low
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from ivon._state import Group, State, after_decay, momentum_weight
 from ivon.optimizer import IVON
 
 _CHUNK = 2**20  # entries that are looked at together, which bounds the memory
+_SETTLED = 100  # steps after which they tell of the training, not of weights that start at 0
+_DEAD = 1e-6  # of the largest momentum: 0.9^131, what is left of it after as many gradients of 0
+_LEAST_GAIN = 0.1  # of the weights that a step is compared with: those of small layers may end at 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,12 @@ class Findings:
     negative: share of entries with h < 0; h + delta is positive all the same.
     floored: share of entries where h + delta is positive only because rounding is not let past zero.
     unresolved: share of entries with a sigma below half a unit in the last place of their parameter.
+    gain: the median, over the parameters of two dimensions or more, of the root mean square of the mean times
+        the root of the number of inputs (the longest dimension after the first): at first 0.5 to 1.5.
+    layers: how many parameters the median is of.
+    step_to_weight: the largest, over these parameters after 100 steps, of the ratio of the root mean squares
+        of the step from this state and of the mean.
+    dead: share of entries of parameters after 100 steps that have next to no momentum beside the others.
     nonfinite: share of entries whose Hessian, momentum or mean is infinite or NaN.
     """
 
@@ -46,6 +56,10 @@ class Findings:
     negative: float
     floored: float
     unresolved: float
+    gain: float
+    layers: int
+    step_to_weight: float
+    dead: float
     nonfinite: float
 
 
@@ -53,10 +67,14 @@ class Findings:
 class Part:
     """Sums over at most _CHUNK entries of one parameter, and every n-th of these entries."""
 
+    of: int  # the same number for all parts of a parameter
+    inputs: int  # of the layer, 0 for parameters of one dimension
     entries: int
     steps: int
     noise_square: float
     weight_square: float
+    step_square: float
+    momentum_square: float
     counts: dict[str, int]
     change: Tensor  # (h - h0) / (h0 + delta)
     step_lr: Tensor
@@ -77,14 +95,16 @@ def parts_of(ivon: IVON, group: Group, param: Tensor, every: int) -> Iterator[Pa
         # The state follows a model that was moved or converted at the next draw only.
         return local(state[name]).to(here.device, dtype).reshape(-1).split(_CHUNK)
 
+    inputs = max(param.shape[1:], default=0)
     columns = here.split(_CHUNK), column("residual", 0), column("hess", group["hess_init"])
     for rounded, residual, hess, momentum in zip(*columns, column("momentum", 0), strict=True):
         mean = rounded.to(dtype) + residual
         hess = after_decay(hess, group)
         sigma = ((hess + delta) * group["ess"]).rsqrt()
         gradient = momentum / momentum_weight(state, group["beta1"]) if ivon.debias and steps else momentum
+        step = (gradient + delta * mean) / (hess + delta)
         masks = {
-            "clipped": ((gradient + delta * mean) / (hess + delta)).abs() >= group["clip_radius"],
+            "clipped": step.abs() >= group["clip_radius"],
             "negative": hess < 0,
             "floored": hess + delta <= 4 * max(torch.finfo(dtype).eps * delta, torch.finfo(dtype).tiny),
             "unresolved": sigma < 0.5 * torch.finfo(param.dtype).eps * mean.abs(),
@@ -92,11 +112,18 @@ def parts_of(ivon: IVON, group: Group, param: Tensor, every: int) -> Iterator[Pa
         }
         counts = torch.stack([mask.count_nonzero() for mask in masks.values()]).tolist()
         sampled = hess[::every].cpu()
+        step.clamp_(-group["clip_radius"], group["clip_radius"])
+        norms = torch.stack([torch.linalg.vector_norm(x) for x in (sigma, mean, step, gradient)]).tolist()
+        noise_square, weight_square, step_square, momentum_square = (_square(norm) for norm in norms)
         yield Part(
+            of=id(param),
+            inputs=inputs,
             entries=len(mean),
             steps=steps,
-            noise_square=float(torch.linalg.vector_norm(sigma)) ** 2,
-            weight_square=float(torch.linalg.vector_norm(mean)) ** 2,
+            noise_square=noise_square,
+            weight_square=weight_square,
+            step_square=step_square * lr**2,
+            momentum_square=momentum_square,
             counts=dict(zip(masks, counts, strict=True)),
             change=(sampled - group["hess_init"]) / start,
             step_lr=lr / (sampled + delta),
@@ -112,6 +139,8 @@ def findings_of(parts: list[Part]) -> Findings:
         name: sum(part.counts[name] for part in parts) / entries if entries else math.nan
         for name in ("clipped", "negative", "floored", "unresolved", "nonfinite")
     }
+    params = _params_of(parts)
+    gains = [_rms(p.weight_square, p) * math.sqrt(p.inputs) for p in params if p.inputs]
     return Findings(
         entries=entries,
         steps=max((part.steps for part in parts), default=0),
@@ -123,6 +152,10 @@ def findings_of(parts: list[Part]) -> Findings:
         noise_rms=noise_rms,
         weight_rms=weight_rms,
         noise_to_weight=ratio,
+        gain=median_low(gains) if gains else math.nan,
+        layers=len(gains),
+        step_to_weight=_step_to_weight(params),
+        dead=_dead(params) / entries if entries else math.nan,
         **shares,
     )
 
@@ -135,6 +168,46 @@ def noise_of(parts: list[Part]) -> tuple[float, float, float]:
     noise = math.sqrt(sum(part.noise_square for part in parts) / entries)
     weight = math.sqrt(sum(part.weight_square for part in parts) / entries)
     return noise, weight, noise / weight if weight else math.inf
+
+
+def _params_of(parts: list[Part]) -> list[Part]:
+    """The sums over whole parameters that have entries here."""
+    params: dict[int, Part] = {}
+    for part in parts:
+        if part.entries and part.of in params:
+            whole = params[part.of]
+            sums = {name: getattr(whole, name) + getattr(part, name) for name in _SUMS}
+            params[part.of] = replace(whole, **sums)
+        elif part.entries:
+            params[part.of] = part
+    return list(params.values())
+
+
+_SUMS = ("entries", "weight_square", "step_square", "momentum_square")
+
+
+def _step_to_weight(params: list[Part]) -> float:
+    ratios = [
+        _rms(p.step_square, p) / max(_rms(p.weight_square, p), _LEAST_GAIN / math.sqrt(p.inputs))
+        for p in params
+        if p.inputs and p.steps >= _SETTLED
+    ]
+    return max(ratios, default=0.0)
+
+
+def _dead(params: list[Part]) -> int:
+    largest = max((_rms(p.momentum_square, p) for p in params), default=0.0)
+    settled = [p for p in params if p.steps >= _SETTLED]
+    return sum(p.entries for p in settled if _rms(p.momentum_square, p) < _DEAD * largest)
+
+
+def _rms(square: float, part: Part) -> float:
+    return math.sqrt(square / part.entries)
+
+
+def _square(norm: float) -> float:
+    """Infinite where it is too large for a number."""
+    return norm * norm
 
 
 def _quantiles(samples: list[Tensor], at: tuple[float, ...]) -> list[float]:

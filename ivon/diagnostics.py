@@ -1,7 +1,7 @@
 """Is IVON set up well? Numbers from its state, at any time of a training, and warnings in plain words."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ivon import _loss_history
 from ivon._findings import Findings, findings_of, noise_of, parts_of
 from ivon._shards import local
 from ivon._state import trainable
-from ivon._warnings import warnings_of
+from ivon._warnings import too_high_lr, warnings_of
 from ivon.optimizer import IVON
 from ivon.wrappers import find_ivon
 
@@ -58,6 +59,9 @@ _ROWS: dict[str, Callable[[Findings], str]] = {
     "                         95 %": lambda f: f"{f.hess_high:+.3g}",
     "noise (sigma), rms": lambda f: f"{f.noise_rms:.3g}",
     "noise / weights, rms": lambda f: f"{f.noise_to_weight:.3g}",
+    "gain of a layer, median": lambda f: f"{f.gain:.3g}",
+    "step / weights of a layer, most": lambda f: f"{f.step_to_weight:.3g}",
+    "without gradients": lambda f: f"{f.dead:.2%}",
     "steps that would be clipped": lambda f: f"{f.clipped:.2%}",
     "h < 0": lambda f: f"{f.negative:.2%}",
     "h + delta at the floor": lambda f: f"{f.floored:.2%}",
@@ -66,7 +70,13 @@ _ROWS: dict[str, Callable[[Findings], str]] = {
 
 
 @torch.no_grad()
-def diagnose(optimizer: Any, model: nn.Module | None = None, *, total_steps: int | None = None) -> Diagnosis:
+def diagnose(
+    optimizer: Any,
+    model: nn.Module | None = None,
+    *,
+    total_steps: int | None = None,
+    losses: Iterable[float] | None = None,
+) -> Diagnosis:
     """What the state of an IVON, or of the one in a wrapper, tells of its settings.
 
     To be called at any time but within `sampled_params`: before the first step it says whether the noise of
@@ -75,10 +85,16 @@ def diagnose(optimizer: Any, model: nn.Module | None = None, *, total_steps: int
     ended now. One pass over the state; quantiles of more than 65,536 entries are those of every n-th.
     Of sharded parameters only this process's part is looked at.
 
-    Example: `print(ivon.diagnose(optimizer, model, total_steps=epochs * len(loader)))`.
+    A learning rate that is too high comes first among the warnings, and what follows from it is left out.
+    The state shows it where weights or steps have become large, or units died. A training that has got
+    nowhere without any of these is seen by its `losses` alone: numbers from the first step on, of every
+    step, or averages.
+
+    Example: `print(ivon.diagnose(optimizer, model, total_steps=epochs * len(loader), losses=losses))`.
     """
     if total_steps is not None and total_steps < 1:
         raise ValueError(f"total_steps must be >= 1, got {total_steps!r}")
+    history = None if losses is None else _loss_history.too_high(_loss_history.checked(losses))
     ivon = find_ivon(optimizer)
     ivon._forbid_within("diagnose()")  # there the parameters are a draw and not the mean
     ivon._note_steps()  # with capturable=True they are elsewhere
@@ -87,7 +103,7 @@ def diagnose(optimizer: Any, model: nn.Module | None = None, *, total_steps: int
     every = max(1, math.ceil(entries / _SAMPLED))
     measured = [[list(parts_of(ivon, group, p, every)) for p in trainable(group)] for group in groups]
     findings = tuple(findings_of(list(chain(*tensors))) for tensors in measured)
-    warnings: list[str] = []
+    warnings = [] if history is None else [too_high_lr(groups, [history])]
     for i, (found, group) in enumerate(zip(findings, groups, strict=True)):
         prefix = f"group {i}: " if len(groups) > 1 else ""
         warnings += [prefix + text for text in warnings_of(found, group, total_steps)]
