@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 import ivon
+from experiments.__main__ import main
 from experiments.artefacts import ARTEFACTS
 from experiments.commands import command_line
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
-COMMANDS = re.findall(r"^    python -m experiments (.*?)(?:  +#.*| # .*)?$", TEXT, re.MULTILINE)
+COMMAND = re.compile(r"^    python -m experiments (.*?)(?:  +#.*| # .*)?$", re.MULTILINE)
+COMMANDS = COMMAND.findall(TEXT)
 MAKE = re.findall(r"^    make (\S+)", TEXT, re.MULTILINE)
 
 
@@ -51,6 +53,54 @@ def test_commands_are_understood(command):
     arguments = command_line().parse_args(shlex.split(command))
     artefact = getattr(arguments, "artefact", None)
     assert artefact is None or artefact == "all" or artefact in ARTEFACTS
+
+
+def commands_below(heading: str) -> list[str]:
+    """Those of the part of a block that a comment of this beginning is above."""
+    (part,) = re.findall(rf"^    # {heading}.*?\n((?:    python .*\n)+)", TEXT, re.MULTILINE)
+    return COMMAND.findall(part)
+
+
+FRESH = commands_below("On a fresh clone:")
+NEEDS_RUNS = commands_below("When there are runs of your own;") + commands_below(
+    "When one of them is a trained"
+)
+
+
+@pytest.fixture
+def fresh_clone(tmp_path, monkeypatch):
+    """No runs, and no data but those that come with the repository."""
+    monkeypatch.setenv("IVON_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("IVON_DATA", str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("command", [c for c in FRESH if not c.startswith("render")])  # it takes minutes
+def test_commands_for_a_fresh_clone_work(command, fresh_clone, capsys):
+    arguments = shlex.split(command)
+    if arguments[0] == "run":  # hours; what it would do is what `plan` says
+        arguments = ["plan", *shlex.split(re.sub(r" --jobs \d+", "", command))[1:]]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.out and "error" not in said.err
+
+
+@pytest.mark.parametrize("command", NEEDS_RUNS)
+def test_commands_that_need_runs_say_so(command, fresh_clone, capsys):
+    """Under their heading and, without any, in one line."""
+    code = main(shlex.split(command))
+    said = capsys.readouterr()
+    if command.startswith("verify"):
+        assert code == 0 and "no records" in said.out
+    else:
+        assert code == 2 and said.err.count("\n") == 1
+        assert "no run" in said.err or "no finished training" in said.err
+
+
+def test_no_example_has_the_id_of_a_run():
+    """Ids change whenever the protocol does."""
+    assert set(FRESH) | set(NEEDS_RUNS) <= set(COMMANDS)
+    assert len([command for command in COMMANDS if " RUN" in command]) >= 3
+    assert not re.findall(r"\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,16}\b", TEXT)
 
 
 def test_make_targets_exist_and_artefacts_are_all_named():
