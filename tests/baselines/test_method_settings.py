@@ -122,7 +122,9 @@ def test_ivon_gets_its_settings():
         IVON(**values, clip_radius=2.0, mc_samples=3, hess_approx="gradsq", sync=True, rescale_lr=False)
     )
     optimizer = method.optimizer
-    assert optimizer.defaults == {**values, "clip_radius": 2.0}
+    shared = {"mc_samples": 3, "hess_approx": "gradsq", "sync": True, "rescale_lr": False}
+    usual = {"debias": True, "capturable": False, "betas": None}
+    assert optimizer.defaults == {**values, "clip_radius": 2.0, **shared, **usual}
     assert (optimizer.mc_samples, optimizer.hess_approx, optimizer.sync) == (3, "gradsq", True)
     assert not optimizer.rescale_lr
     assert optimizer.debias  # as in the paper
