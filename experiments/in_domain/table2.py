@@ -1,9 +1,10 @@
 """Table 2: IVON beside the methods people use for uncertainty, ResNet-20 on CIFAR-10.
 
 The networks of AdamW and IVON are those of Table 8; SGD has another learning rate here, as in the paper's
-scripts. BBB stands there twice, as the evidence lower bound and as the released code has it, which is what the
-paper's numbers are of. A deep ensemble is the mean prediction of five networks of SGD, Multi-IVON that of five posteriors.
-The settings of VOGN are chosen here, on held-out images of the demo (`tuning`): the paper's are lost.
+scripts. BBB stands there twice, as the evidence lower bound and as the released code has it, of which the
+paper's numbers are. A deep ensemble is the mean prediction of five networks of SGD, Multi-IVON that of five
+posteriors. The settings of VOGN are chosen here, on held-out images of the demo (`tuning`): the paper's are
+lost.
 """
 
 from collections.abc import Iterator
