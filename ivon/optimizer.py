@@ -314,6 +314,8 @@ class IVON(Optimizer):
         """Let `p.grad` be the average over the draws, after another one."""
         if (grads := self._draws.pending_gradients()) is not None:
             even = self._draws.even
+            if self.sync:
+                self._parts.refuse_averaged(grads)
             self._draws.update_own_sums(self.hess_approx)
             # DistributedDataParallel has averaged them, and would have averaged those of all draws.
             if self._is_one_model() and _distributed.is_same_on_all_ranks(grads, self._params()[0].device):
@@ -570,9 +572,9 @@ class IVON(Optimizer):
             self._average_over_ranks()
         states = [self.state[param] for group in self.param_groups for param in self._involved(group)]
         sums = [state["grad_sum"] for state in states if "grad_sum" in state]
-        if self.sync:
-            self._parts.refuse_averaged(last or sums)
-        elif not sums and self._holds_any():
+        if last is not None:
+            self._parts.refuse_averaged(last)
+        if not self.sync and not sums and self._holds_any():
             raise RuntimeError(NO_GRADIENTS)
         if not _loss_scale.unscale_sums(self, states, self.hess_approx, self.sync):
             return

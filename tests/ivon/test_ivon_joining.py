@@ -259,4 +259,4 @@ def test_a_step_leaves_nothing_of_its_draws_in_the_states():
             backward(first, late)
     optimizer.step()
     for param in (first, late):
-        assert set(optimizer.state[param]) == {"step", "hess", "momentum"}
+        assert set(optimizer.state[param]) == {"step", "momentum_weight", "hess", "momentum"}

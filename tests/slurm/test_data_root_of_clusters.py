@@ -12,7 +12,7 @@ from experiments.errors import UserError
 from slurm.grouping import Needs
 from slurm.launcher import run
 from slurm.profile import ROOT, Cluster
-from slurm.submit import _parameters
+from slurm.submit import Outcome, _parameters
 
 NEEDS = Needs(processes=1, nodes=1, side_by_side=1, minutes=60, after=frozenset())
 
@@ -42,7 +42,7 @@ def fetched_to(cluster: Cluster, monkeypatch, store) -> Path:
     """Where a submission looks for data and fetches them to, before it does anything else."""
     seen = Seen()
     monkeypatch.setattr("slurm.launcher.sources", lambda _specs: [seen])
-    monkeypatch.setattr("slurm.launcher.submit", lambda *_: ([], 0))
+    monkeypatch.setattr("slurm.launcher.submit", lambda *_: Outcome(waiting=0))
     run([], store, cluster, None, [])
     (root,) = set(seen.roots)
     return root

@@ -44,7 +44,8 @@ def test_runs_are_valid_unique_and_in_order(name, scale):
 def test_names_and_scales(name):
     artefact = ARTEFACTS[name]
     assert artefact.name == name
-    assert "demo" in artefact.scales  # the end-to-end test of every artefact
+    # The end-to-end test of every artefact; fig7 at the demo is of made images already.
+    assert "demo" in artefact.scales or name == "fig7_made"
     assert artefact.title
 
 

@@ -12,7 +12,7 @@ from experiments.engine.artefact import SCALES
 from experiments.engine.record import Store
 from experiments.toy import fig3c, toy2d
 from experiments.toy.fig3c import spreads
-from plots import style
+from plots import predictive_bands, style
 
 ROOT = Path(__file__).parents[3]
 MACHINE = {"device": "a made-up machine"}
@@ -88,9 +88,7 @@ def test_bands_are_those_of_the_records(store, tmp_path):
 @pytest.mark.parametrize(("ivon", "said"), [(0.2, True), (0.6, False)])
 def test_the_caption_says_that_ivon_says_too_little_only_if_so(store, tmp_path, monkeypatch, ivon, said):
     captions = []
-    monkeypatch.setattr(
-        fig3c.predictive_bands, "draw", lambda frame, stem, words: captions.append(words) or []
-    )
+    monkeypatch.setattr(predictive_bands, "draw", lambda frame, stem, words: captions.append(words) or [])
     other = Store(tmp_path / "other")
     for spec, std in zip(fig3c.RUNS, (0.0, ivon, 0.4), strict=True):
         other.add(spec, {"failure": None, "result": made_up_curves(spec, std=std), "machine": MACHINE})
@@ -102,9 +100,7 @@ def test_the_caption_says_that_ivon_says_too_little_only_if_so(store, tmp_path, 
 
 def test_a_part_of_the_runs_is_drawn_and_said(store, tmp_path, monkeypatch):
     captions = []
-    monkeypatch.setattr(
-        fig3c.predictive_bands, "draw", lambda frame, stem, words: captions.append(words) or []
-    )
+    monkeypatch.setattr(predictive_bands, "draw", lambda frame, stem, words: captions.append(words) or [])
     store.path(fig3c.RUNS[2]).unlink()
     ARTEFACTS["fig3c"].render("demo", store, tmp_path)
     assert "1 of 3 runs are missing" in captions[0]
