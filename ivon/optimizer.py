@@ -304,7 +304,7 @@ class IVON(Optimizer):
     def _leave_without_gradients(self, optional: bool) -> None:
         if optional:
             self._draws.drop_pending()
-        elif self._has_shards():
+        elif self._has_shards() and self._holds_any():
             raise RuntimeError(
                 "no parameter has a gradient from this draw: sharded ones have none before they are reduced. "
                 "Reduce those of each draw, or let one sampled_params(train=True) span the micro-batches"
